@@ -1,0 +1,46 @@
+"""Policies: what was learnt, immutable; actors: a policy living through one batch of episodes."""
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from safehold.core.target import Target
+
+
+@runtime_checkable
+class Actor(Protocol):
+    """A policy inside n episodes that run in lockstep; owns its context window, if it has one."""
+
+    def act(self, observations: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n a"]:
+        """One action for each episode, inside the action bounds."""
+        ...
+
+    def observe(
+        self, actions: Float[np.ndarray, "n a"], rewards: Float[np.ndarray, "n"], costs: Float[np.ndarray, "n k"]
+    ) -> None:
+        """What the step did: the executed actions, their rewards and named costs."""
+        ...
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A frozen rule from what was seen to what to do."""
+
+    def start(self, n: int, rng: np.random.Generator) -> Actor:
+        """An actor for n fresh episodes; every draw it makes comes from `rng`."""
+        ...
+
+
+@runtime_checkable
+class PolicyFamily(Protocol):
+    """Policies with a dial: `at(z)` reads "pi_z"."""
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """What each entry of a target means, e.g. ("reward", "cost")."""
+        ...
+
+    def at(self, target: Target) -> Policy:
+        """The policy that aims at this target."""
+        ...
