@@ -79,7 +79,7 @@ class Episode:
     @cached_property
     def cost_returns(self) -> Float[np.ndarray, "k"]:
         """Undiscounted sum of each named cost, in float64."""
-        return np.sum(self.costs, axis=0, dtype=np.float64)
+        return np.asarray(np.sum(self.costs, axis=0, dtype=np.float64))
 
 
 def returns_to_go(values: Float[np.ndarray, "T *rest"]) -> Float[np.ndarray, "T *rest"]:
