@@ -1,0 +1,1 @@
+"""Where offline evidence lives: datasets, their files, their audit."""

@@ -1,0 +1,1 @@
+"""One file a certificate; the safe mask is what they certify."""

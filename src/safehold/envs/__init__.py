@@ -1,0 +1,1 @@
+"""Worlds: adapters, suites, and toy worlds whose true values are known."""

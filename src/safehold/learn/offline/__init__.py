@@ -1,0 +1,1 @@
+"""Methods that learn from a log and touch no environment."""

@@ -1,0 +1,1 @@
+"""Reading a ledger and drawing it."""

@@ -1,0 +1,1 @@
+"""Contract suites for what others may implement."""
