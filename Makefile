@@ -1,0 +1,46 @@
+# make demo   the main job: data, training, certified deployment, report (about six minutes on two cores)
+# make test   the fast tests
+# make check  tests and every static check, as in CI
+# Options: PYTHON=/path/to/python3.11  TORCH=auto|cpu|as-resolved  VENV=.venv
+VENV ?= .venv
+BIN := $(VENV)/bin
+SOURCES := pyproject.toml constraints.txt tools/install.sh
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint bullet slow clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(VENV)/.ready-run: $(SOURCES)
+	tools/install.sh $(VENV) mujoco
+	@touch $@
+
+$(VENV)/.ready-dev: $(SOURCES)
+	tools/install.sh $(VENV) mujoco,dev
+	@touch $@ $(VENV)/.ready-run
+
+demo: $(VENV)/.ready-run
+	$(BIN)/safehold demo
+
+test: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff format --check src tests benchmarks reproductions
+	$(BIN)/ruff check src tests benchmarks reproductions
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+check: lint test
+
+# Bullet-Safety-Gym pins an old gymnasium, so it is installed without its pins; pybullet has wheels up to Python 3.11.
+bullet: $(VENV)/.ready-run
+	$(BIN)/pip install --quiet 'pybullet>=3.2.7'
+	$(BIN)/pip install --quiet --no-deps 'bullet-safety-gym==1.4.0'
+
+slow: $(VENV)/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow --timeout 3600
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
