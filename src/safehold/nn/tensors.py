@@ -1,0 +1,25 @@
+"""Where numpy and torch meet: dtype, copies and generator states in one place."""
+
+import numpy as np
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+
+def to_tensor(array: Shaped[np.ndarray, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """A tensor that owns its memory: floating arrays as float32, integers and booleans as they are."""
+    if np.issubdtype(array.dtype, np.floating):
+        return torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def to_array(tensor: Shaped[Tensor, "*shape"]) -> Shaped[np.ndarray, "*shape"]:
+    """An array that owns its memory, cut from the graph of gradients."""
+    return np.array(tensor.detach().cpu().numpy())
+
+
+def torch_generator(seed: int) -> torch.Generator:
+    """A fresh CPU generator."""
+    generator = torch.Generator()
+    generator.manual_seed(seed)
+    return generator
