@@ -26,10 +26,10 @@ class Episode:
     lower bound of what happened. `seed`: the reset seed, if known.
     """
 
-    observations: Float[np.ndarray, "T_plus_1 o"]
-    actions: Float[np.ndarray, "T a"]
-    rewards: Float[np.ndarray, "T"]
-    costs: Float[np.ndarray, "T k"]
+    observations: Float[np.ndarray, "_ o"]  # (T + 1, o); lengths are checked below, with a message
+    actions: Float[np.ndarray, "_ a"]  # (T, a)
+    rewards: Float[np.ndarray, "_"]  # (T,)
+    costs: Float[np.ndarray, "_ k"]  # (T, k)
     terminated: bool
     truncated: bool
     failed: bool = False

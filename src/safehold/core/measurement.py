@@ -19,9 +19,9 @@ class Measurement:
     failed episode may be NaN; any other non-finite or negative cost is refused.
     """
 
-    rewards: Float[np.ndarray, "e"]
-    costs: Mapping[str, Float[np.ndarray, "e"]]
-    failed: Bool[np.ndarray, "e"]
+    rewards: Float[np.ndarray, "_"]  # (episodes,); lengths are checked below, with a message
+    costs: Mapping[str, Float[np.ndarray, "_"]]  # (episodes,) each
+    failed: Bool[np.ndarray, "_"]  # (episodes,)
 
     def __post_init__(self) -> None:
         if len(self.rewards) == 0:

@@ -1,6 +1,8 @@
 """What a task is: sizes, bounds, horizon, and what one unit of each cost means."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -79,3 +81,47 @@ class TaskSpec:
                 f"{self.env_id}: {len(self.cost_names)} cost names but {len(self.cost_units)} cost units; "
                 "say for each named cost what one unit of it means"
             )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for files and manifests; `of_json` reads them back to an equal spec."""
+        plain = asdict(self)
+        plain["action"] = {"kind": "box" if isinstance(self.action, Box) else "discrete", **plain["action"]}
+        return {name: _plain(value) for name, value in plain.items()}
+
+    @staticmethod
+    def of_json(plain: Mapping[str, Any]) -> "TaskSpec":
+        """The spec that `to_json` wrote.
+
+        Raises:
+            DataError: if a field is missing, unknown or of the wrong kind.
+        """
+        try:
+            fields = dict(plain)
+            action = dict(fields.pop("action"))
+            kind = action.pop("kind")
+            if kind not in ("box", "discrete"):
+                raise ValueError(f"action kind {kind!r} is neither 'box' nor 'discrete'")
+            if kind == "box":
+                box = {name: tuple(float(bound) for bound in bounds) for name, bounds in action.items()}
+            names = {name: tuple(str(word) for word in fields.pop(name)) for name in ("cost_names", "cost_units")}
+            return TaskSpec(
+                env_id=str(fields.pop("env_id")),
+                observation_size=int(fields.pop("observation_size")),
+                horizon=int(fields.pop("horizon")),
+                action=Box(**box) if kind == "box" else Discrete(**action),
+                **names,
+                **fields,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"not the description of a task: {error!r}; expected what TaskSpec.to_json writes"
+            ) from error
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, inside dictionaries too: what JSON reads back."""
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return list(value) if isinstance(value, tuple) else value
