@@ -1,0 +1,183 @@
+"""The command line's front door: finds the verb, runs it, and turns every way it can end into an exit code."""
+
+import importlib
+import io
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from safehold import __version__
+from safehold.core.errors import SafeholdError, UsageError
+
+# Heavy imports (tyro, rich, h5py, torch, matplotlib) happen inside the verbs: `safehold --help` answers at once.
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C: 128 + SIGINT, as shells expect."""
+
+READER_GONE = 141
+"""Exit code when standard output was closed (`| head`): 128 + SIGPIPE, so that a lost verdict is not a success."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One verb: the model of its arguments, and what it does with them; returns the exit code."""
+
+    arguments: type[Any]
+    run: Callable[[Any, Any], int]
+
+
+# Noun -> (module, {verb: what it does}); a noun that is its own verb has the verb "".
+NOUNS: dict[str, tuple[str, dict[str, str]]] = {
+    "doctor": ("safehold.cli.doctor", {"": "versions, devices, threads, extras, and what is missing"}),
+}
+
+_EXIT_CODES = """Exit codes: 0 ok, 2 usage, 3 bad input, 4 integrity, 5 environment fault, 6 safety hold,
+7 resource, 130 interrupted, 141 the reader of the output went away."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line; returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        _ready_streams()
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _silence_stdout()
+        return READER_GONE
+    except KeyboardInterrupt:
+        _complain("Interrupted.")
+        return INTERRUPTED
+    except SafeholdError as error:
+        if debug:
+            traceback.print_exc()
+        _complain(f"{_kind(error)}: {error}")
+        return error.exit_code
+    except MemoryError:
+        _complain("ResourceError: out of memory")
+        return 7
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        _complain(
+            f"{type(error).__name__}: {error}\n"
+            "This is a fault of safehold, not of your input. Run again with --debug for the traceback."
+        )
+        return 1
+    return code
+
+
+def _dispatch(argv: list[str]) -> int:
+    """Finds the verb and hands it the rest of the line."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_overview())
+        return 0
+    if argv[0] in ("--version", "-V"):
+        sys.stdout.write(f"safehold {__version__}\n")
+        return 0
+    noun, rest = argv[0], argv[1:]
+    if noun not in NOUNS:
+        raise _unknown(noun, list(NOUNS), "safehold")
+    module, verbs = NOUNS[noun]
+    verb = ""
+    if "" not in verbs:
+        if not rest or rest[0] in ("-h", "--help"):
+            sys.stdout.write(_overview(noun))
+            return 0
+        verb, rest = rest[0], rest[1:]
+        if verb not in verbs:
+            raise _unknown(verb, list(verbs), f"safehold {noun}")
+    return _run(module, verb, rest, f"safehold {noun} {verb}".strip(), verbs[verb])
+
+
+def _run(module: str, verb: str, argv: list[str], program: str, what: str) -> int:
+    """Imports the verb's module, checks its arguments, runs it."""
+    from safehold.cli.arguments import Helped, parse
+    from safehold.cli.console import Output
+
+    commands: dict[str, Command] = importlib.import_module(module).COMMANDS
+    command = commands[verb]
+    try:
+        arguments = parse(command.arguments, argv, program, f"{what[0].upper()}{what[1:]}.")
+    except Helped as helped:
+        sys.stdout.write(helped.text)
+        return 0
+    _set_up_logging(debug=arguments.debug)
+    return command.run(arguments, Output.of(arguments))
+
+
+def _overview(noun: str = "") -> str:
+    """What can be run: all of it, or one noun's verbs."""
+    names = [noun] if noun else list(NOUNS)
+    lines = [f"usage: safehold {noun or 'COMMAND'} ...", ""]
+    if not noun:
+        lines += ["Safe reinforcement learning from logged episodes to certified operation.", ""]
+    for name in names:
+        for verb, what in NOUNS[name][1].items():
+            lines.append(f"  {f'{name} {verb}'.strip():<18} {what}")
+    lines += ["", "`safehold COMMAND --help` shows the arguments of one.", _EXIT_CODES, ""]
+    return "\n".join(lines)
+
+
+def _unknown(word: str, known: list[str], program: str) -> UsageError:
+    """The refusal of a word that is no command, with the nearest that is."""
+    from safehold.cli.arguments import nearest
+    from safehold.report.plain_text import inert
+
+    hint = nearest(word, known, f"{program} ")
+    return UsageError(f"There is no `{program} {inert(word)}`.{hint}\nKnown: {', '.join(known)}.")
+
+
+def _kind(error: SafeholdError) -> str:
+    """What stands before the message; usage errors speak for themselves."""
+    return "safehold" if isinstance(error, UsageError) else f"safehold: {type(error).__name__}"
+
+
+def _complain(message: str) -> None:
+    """A message on standard error, inert whatever it quotes."""
+    from safehold.report.plain_text import inert_lines
+
+    try:
+        sys.stderr.write(inert_lines(message) + "\n")
+        sys.stderr.flush()
+    except OSError:
+        pass  # standard error is closed: nobody is left to tell, the exit code stays
+
+
+def _ready_streams() -> None:
+    """Streams that are closed or that cannot say every character must not end a run half-way."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (lives as long as the process)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _silence_stdout() -> None:
+    """Points standard output at nothing, so that the interpreter's last flush does not fail again."""
+    try:
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, sys.stdout.fileno())
+    except (OSError, ValueError):
+        pass  # not a real file (a test's buffer): there is nothing to flush
+
+
+def _set_up_logging(*, debug: bool) -> None:
+    """Messages of safehold's own loggers on standard error: warnings, or everything under --debug."""
+    logger = logging.getLogger("safehold")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG if debug else logging.WARNING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
