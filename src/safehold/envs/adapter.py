@@ -1,0 +1,189 @@
+"""Adapts a Gymnasium environment: every number that leaves it is checked, and a fault says where and what to do."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from safehold.core.env import SafeEnv
+from safehold.core.errors import EnvironmentFault, UsageError
+from safehold.core.spec import Discrete, TaskSpec
+
+_NUMBERS = (float, int, np.floating, np.integer, np.bool_)
+_FLAGS = (bool, np.bool_)
+
+
+@runtime_checkable
+class World(Protocol):
+    """What is adapted: Gymnasium's calls, nothing checked. Actions are float32 arrays, or an int if discrete."""
+
+    def reset(self, *, seed: int) -> tuple[Any, dict[str, Any]]:
+        """First observation and info."""
+        ...
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """Observation, reward, terminated, truncated, info."""
+        ...
+
+    def close(self) -> None:
+        """Releases what the world holds."""
+        ...
+
+
+CostSource = Callable[[Mapping[str, Any]], object]
+"""Where the cost of a step comes from: a function of the step's info."""
+
+
+def cost_in_info(info: Mapping[str, Any]) -> object:
+    """`info["cost"]`: what Gymnasium-style safe environments agree on."""
+    return info["cost"]
+
+
+def named_costs(info: Mapping[str, Any], spec: TaskSpec) -> Float[np.ndarray, "k"]:
+    """One step's costs in the order of `spec.cost_names`, from an info that an `Adapter` has checked.
+
+    The name "cost" is `info["cost"]`; every other name is read from `info["costs"]`.
+    """
+    return np.array([info["cost"] if name == "cost" else info["costs"][name] for name in spec.cost_names], np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A registered world: what it is, how to build it, and where its cost comes from."""
+
+    spec: TaskSpec
+    world: Callable[[], World]
+    cost: CostSource = cost_in_info
+
+    def make(self) -> SafeEnv:
+        """A world of this task behind the checks of `Adapter`."""
+        return Adapter(self.spec, self.world(), self.cost)
+
+
+class Adapter:
+    """One world behind checks; owns the time limit.
+
+    Observations leave it as fresh float32 arrays (a world may reuse its buffer). `terminated` and `truncated`
+    exclude each other: an episode whose task ends on the very step on which its clock runs out is terminated.
+
+    Raises:
+        EnvironmentFault: naming the environment, the reset seed and the step, whenever the world raises or hands
+            out a missing, non-finite or negative cost, a non-finite reward or observation, or a wrong shape.
+    """
+
+    def __init__(self, spec: TaskSpec, world: World, cost: CostSource = cost_in_info) -> None:
+        self._spec = spec
+        self._world = world
+        self._cost = cost
+        self._shape = (spec.observation_size,)
+        self._discrete = isinstance(spec.action, Discrete)
+        self._extra_costs = tuple(name for name in spec.cost_names if name != "cost")
+        self._seed: int | None = None
+        self._step = 0
+        self._running = False
+
+    @property
+    def spec_of_task(self) -> TaskSpec:
+        """Sizes, bounds, horizon, cost names and units."""
+        return self._spec
+
+    @property
+    def world(self) -> World:
+        """The world itself, unchecked."""
+        return self._world
+
+    def reset(self, *, seed: int) -> tuple[Float[np.ndarray, "o"], dict[str, Any]]:
+        """A fresh episode; the same seed gives the same episode, whatever ran before."""
+        self._seed, self._step, self._running = seed, -1, False
+        try:
+            raw, info = self._world.reset(seed=seed)
+            observation = np.array(raw, dtype=np.float32)
+        except Exception as error:
+            self._fault(f"reset raised {type(error).__name__}: {error}", "repair the environment", error)
+        self._check_observation(observation)
+        self._step, self._running = 0, True
+        return observation, dict(info)
+
+    def step(self, action: Float[np.ndarray, "a"]) -> tuple[Float[np.ndarray, "o"], float, bool, bool, dict[str, Any]]:
+        """One step; `info["cost"]` is a checked float, and so is every other named cost in `info["costs"]`."""
+        if not self._running:
+            raise UsageError(f"{self._spec.env_id}: step without a running episode; call reset(seed=...) first")
+        self._running = False
+        try:
+            raw, reward, terminated, truncated, raw_info = self._world.step(
+                int(action[0]) if self._discrete else np.array(action, dtype=np.float32)
+            )
+            observation = np.array(raw, dtype=np.float32)  # a copy: worlds reuse their buffers
+        except Exception as error:
+            self._fault(f"step raised {type(error).__name__}: {error}", "repair the environment", error)
+        self._check_observation(observation)
+        if not (isinstance(reward, _NUMBERS) and -np.inf < reward < np.inf):
+            self._fault(f"reward is {_shown(reward)}, expected a finite number", "repair the reward")
+        if not (isinstance(terminated, _FLAGS) and isinstance(truncated, _FLAGS)):
+            self._fault(
+                f"terminated is {_shown(terminated)} and truncated is {_shown(truncated)}, expected two booleans",
+                "return Gymnasium's five values (observation, reward, terminated, truncated, info)",
+            )
+        info = self._with_checked_costs(raw_info)
+        self._step += 1
+        ended, out_of_time = bool(terminated), bool(truncated) or self._step >= self._spec.horizon
+        self._running = not (ended or out_of_time)
+        return observation, float(reward), ended, out_of_time and not ended, info
+
+    def close(self) -> None:
+        """Closes the world."""
+        self._world.close()
+
+    def _check_observation(self, observation: np.ndarray) -> None:
+        if observation.shape != self._shape:
+            self._fault(
+                f"observation has shape {observation.shape}, expected {self._shape}",
+                "flatten it to the one vector that the task's spec promises",
+            )
+        if not np.isfinite(observation).all():
+            place = int(np.argmin(np.isfinite(observation)))
+            self._fault(
+                f"observation[{place}] is {observation[place]} in float32, expected a finite number",
+                "find out why the simulation diverged (too large a time step, an impossible action)",
+            )
+
+    def _with_checked_costs(self, raw_info: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            cost = self._cost(raw_info)
+        except (KeyError, TypeError) as error:
+            self._fault(
+                f"no cost: {type(error).__name__} {error} while reading it from info",
+                'put info["cost"] into every step; a cost that is absent is not a cost of 0',
+                error,
+            )
+        info = {**raw_info, "cost": self._checked_cost("cost", cost)}
+        if self._extra_costs:
+            named = raw_info.get("costs", {})
+            missing = [name for name in self._extra_costs if name not in named]
+            if missing:
+                self._fault(
+                    f'no cost {missing[0]!r} in info["costs"]',
+                    "put every named cost into every step; a cost that is absent is not a cost of 0",
+                )
+            info["costs"] = {name: self._checked_cost(name, named[name]) for name in self._extra_costs}
+        return info
+
+    def _checked_cost(self, name: str, cost: object) -> float:
+        if isinstance(cost, _NUMBERS) and 0 <= cost < np.inf:
+            return float(cost)
+        self._fault(
+            f"cost {name!r} is {_shown(cost)}, expected a finite number >= 0",
+            "give the cost of every step as one number; a penalty written as a negative number must be negated",
+        )
+
+    def _fault(self, what: str, remedy: str, error: Exception | None = None) -> NoReturn:
+        place = "reset" if self._step < 0 else f"step {self._step}"
+        raise EnvironmentFault(f"{self._spec.env_id}, seed {self._seed}, {place}: {what}; {remedy}") from error
+
+
+def _shown(value: object) -> str:
+    """A value as an error message shows it: its type, and its content if short."""
+    text = repr(value)
+    return f"{type(value).__name__} {text if len(text) <= 40 else text[:37] + '...'}"

@@ -1,0 +1,45 @@
+"""Every world by its name; a suite's own packages are imported when one of its worlds is built."""
+
+import difflib
+
+from safehold.core.env import SafeEnv
+from safehold.core.errors import UsageError
+from safehold.core.spec import TaskSpec
+from safehold.envs.adapter import Task
+from safehold.envs.suites import velocity
+
+TASKS: dict[str, Task] = {
+    **velocity.TASKS,
+}
+
+
+def make(env_id: str) -> SafeEnv:
+    """A world of this name, behind the checks of `envs.adapter`.
+
+    Raises:
+        UsageError: if nothing has this name, or its suite's package is not installed.
+    """
+    return task(env_id).make()
+
+
+def spec(env_id: str) -> TaskSpec:
+    """Sizes, bounds, horizon, cost names and units of a world, without building it."""
+    return task(env_id).spec
+
+
+def list_envs() -> tuple[str, ...]:
+    """Every name that `make` knows, sorted."""
+    return tuple(sorted(TASKS))
+
+
+def task(env_id: str) -> Task:
+    """The entry of this name.
+
+    Raises:
+        UsageError: if nothing has this name; the message gives the nearest one.
+    """
+    if env_id in TASKS:
+        return TASKS[env_id]
+    by_lower_case = {name.lower(): name for name in TASKS}
+    near = difflib.get_close_matches(env_id.lower(), by_lower_case, n=1, cutoff=0.0)
+    raise UsageError(f"no environment is named {env_id!r}; the nearest name is {by_lower_case[near[0]]!r}")

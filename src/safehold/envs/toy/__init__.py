@@ -1,0 +1,1 @@
+"""Small worlds whose expected returns are known in closed form."""

@@ -1,0 +1,185 @@
+"""Whole episodes of one policy in one world, one a seed: the only place where a return is produced."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+
+import joblib
+import numpy as np
+from jaxtyping import Float
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from safehold.core.env import SafeEnv
+from safehold.core.episode import Episode
+from safehold.core.errors import EnvironmentFault, ModelError, UsageError
+from safehold.core.policy import Policy
+from safehold.core.spec import Discrete, TaskSpec
+from safehold.envs import registry
+from safehold.envs.adapter import Task, named_costs
+from safehold.rollout.recorder import LockstepRecorder
+
+BLOCK = 10
+"""Episodes that run in lockstep. Part of the results: a policy's arithmetic and noise go by blocks."""
+
+
+def rollout(
+    env_id: str,
+    policy: Policy,
+    seeds: Sequence[int],
+    *,
+    rng_seed: int,
+    workers: int = 1,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[Episode]:
+    """One episode a reset seed, in the order of `seeds`.
+
+    Episodes run in blocks of `BLOCK`, cut by position in `seeds`. The policy's noise comes from a generator of
+    `rng_seed` and the block's seeds. A block runs in one process on one thread, so the result is the same, bit
+    for bit, for any number of `workers`. `on_episode` is called in the caller's process, in the order of `seeds`,
+    as blocks are done.
+
+    Raises:
+        UsageError: if `seeds` is empty, repeats a seed or holds a negative one, or `workers` is below 1.
+        EnvironmentFault: if a world breaks its contract or a worker process dies; no episode is returned then.
+        ModelError: if the policy hands out an impossible action.
+    """
+    registry.task(env_id)
+    blocks = _blocks(seeds, rng_seed)
+    if workers < 1:
+        raise UsageError(f"workers is {workers}; rollouts need at least one process")
+    episodes: list[Episode] = []
+    with contextlib.closing(_run_blocks(env_id, policy, blocks, rng_seed, workers)) as done:
+        for block in done:
+            for episode in block:
+                episodes.append(episode)
+                if on_episode is not None:
+                    on_episode(episode)
+    return episodes
+
+
+def executed_actions(actions: np.ndarray, task: TaskSpec, n: int, policy: Policy) -> Float[np.ndarray, "n a"]:
+    """What the worlds are given and the episode records: float32, moved to the nearest allowed action.
+
+    Raises:
+        ModelError: naming the policy, for a wrong shape, a value that is not finite, or no index of a discrete action.
+    """
+    given = np.asarray(actions)
+    if given.shape != (n, task.action.size):
+        raise ModelError(
+            f"{task.env_id}: policy {policy!r} gave actions of shape {given.shape}, expected {(n, task.action.size)}"
+        )
+    if not np.isfinite(given).all():
+        row, column = (int(i) for i in np.argwhere(~np.isfinite(given))[0])
+        raise ModelError(
+            f"{task.env_id}: policy {policy!r} gave action[{row}, {column}] = {given[row, column]}, expected a finite "
+            "number; look for a division by zero or a diverged training run in the policy"
+        )
+    if isinstance(task.action, Discrete):
+        if not np.isin(given, np.arange(task.action.n)).all():
+            raise ModelError(f"{task.env_id}: policy {policy!r} gave {given.ravel()}, expected 0..{task.action.n - 1}")
+        return given.astype(np.float32)
+    low, high = task.action.low, task.action.high
+    return np.clip(given.astype(np.float32), np.array(low, np.float32), np.array(high, np.float32))
+
+
+def _blocks(seeds: Sequence[int], rng_seed: int) -> list[tuple[int, ...]]:
+    if len(seeds) == 0:
+        raise UsageError("no seeds: a rollout of no episodes measures nothing; give one reset seed an episode")
+    whole = tuple(int(seed) for seed in seeds)
+    if min(whole) < 0 or rng_seed < 0:
+        raise UsageError(f"seeds are integers >= 0, got {min(*whole, rng_seed)}")
+    if len(set(whole)) != len(whole):
+        repeated = next(seed for place, seed in enumerate(whole) if seed in whole[:place])
+        raise UsageError(
+            f"seed {repeated} stands twice in seeds; episodes count as independent, so give each its own reset seed"
+        )
+    return [whole[start : start + BLOCK] for start in range(0, len(whole), BLOCK)]
+
+
+def _run_blocks(
+    env_id: str, policy: Policy, blocks: list[tuple[int, ...]], rng_seed: int, workers: int
+) -> Generator[list[Episode], None, None]:
+    """Blocks in order; worker processes stay alive for the next call."""
+    workers = min(workers, len(blocks))
+    if workers == 1:
+        for block in blocks:
+            yield run_block(env_id, policy, block, rng_seed)
+        return
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1, max_nbytes=None)
+    try:
+        yield from parallel(joblib.delayed(run_block)(env_id, policy, block, rng_seed) for block in blocks)
+    except TerminatedWorkerError as error:
+        raise EnvironmentFault(
+            f"{env_id}: a worker process died (killed, out of memory, or crashed in native code) during "
+            f"{len(blocks)} blocks from seed {blocks[0][0]} on; run again with workers=1 to see where"
+        ) from error
+
+
+def run_block(env_id: str, policy: Policy, seeds: tuple[int, ...], rng_seed: int) -> list[Episode]:
+    """One block in this process: worlds in lockstep, each until its own end.
+
+    The actor keeps all n rows throughout. The row of an ended episode shows its last observation, its action is
+    not executed, and the actor observes reward 0 and cost 0 for it, because nothing happens there any more.
+    """
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([rng_seed, *seeds])))
+    with _one_torch_thread(), _borrowed_worlds(registry.task(env_id), len(seeds)) as envs:
+        return _lockstep(envs, policy, seeds, rng)
+
+
+def _lockstep(envs: list[SafeEnv], policy: Policy, seeds: tuple[int, ...], rng: np.random.Generator) -> list[Episode]:
+    task, n = envs[0].spec_of_task, len(envs)
+    observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
+    recorder = LockstepRecorder(observations)
+    actor = policy.start(n, rng)
+    running, terminated = np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
+    while running.any():
+        actions = executed_actions(actor.act(observations.copy()), task, n, policy)
+        rewards, costs = np.zeros(n), np.zeros((n, len(task.cost_names)))
+        stepped, observations = running.copy(), observations.copy()
+        for row in np.flatnonzero(stepped).tolist():
+            observations[row], rewards[row], ended, out_of_time, info = envs[row].step(actions[row])
+            costs[row] = named_costs(info, task)
+            if ended or out_of_time:
+                running[row], terminated[row] = False, ended
+        recorder.append(actions=actions, rewards=rewards, costs=costs, observations=observations, stepped=stepped)
+        actor.observe(actions.copy(), rewards.copy(), costs.copy())
+    return recorder.episodes(seeds=seeds, terminated=terminated)
+
+
+_idle_worlds: dict[Task, list[SafeEnv]] = {}  # building a world costs as much as hundreds of steps
+
+
+@contextlib.contextmanager
+def _borrowed_worlds(task: Task, n: int) -> Iterator[list[SafeEnv]]:
+    """Worlds of a task, used ones if there are any; after an error they are closed and not used again."""
+    idle = _idle_worlds.setdefault(task, [])
+    envs: list[SafeEnv] = []
+    try:
+        while len(envs) < n:
+            try:
+                envs.append(idle.pop())
+            except IndexError:
+                envs.append(task.make())
+        yield envs
+    except BaseException:
+        for env in envs:
+            with contextlib.suppress(Exception):  # the first error is the one to report
+                env.close()
+        raise
+    idle.extend(envs)
+
+
+@contextlib.contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    """PyTorch on one thread, if the policy brought it: sums then do not depend on the number of cores."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
