@@ -37,7 +37,7 @@ if ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
         choice=as-resolved
         if ! { command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; }; then
             plan=$("$pip" install "${quiet[@]}" --dry-run --report - "$torch")
-            if grep -q '"name": "nvidia' <<<"$plan"; then choice=cpu; fi
+            if grep -Eq '"name": "(nvidia|cuda|triton)' <<<"$plan"; then choice=cpu; fi
         fi
     fi
     case $choice in
