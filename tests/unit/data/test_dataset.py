@@ -8,39 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from logged_episodes import SPEC, dataset_of, episodes_of
 
 from safehold.core.episode import Episode
 from safehold.core.errors import DataError
-from safehold.core.spec import Box, Discrete, TaskSpec
+from safehold.core.spec import Discrete, TaskSpec
 from safehold.data.dataset import OfflineDataset, as_group
-
-SPEC = TaskSpec(
-    env_id="test/Line",
-    observation_size=3,
-    action=Box((-1.0, -1.0), (1.0, 1.0)),
-    horizon=20,
-    cost_names=("speed", "tilt"),
-    cost_units=("m/s above 1", "steps above 20 degrees"),
-)
-
-
-def episodes_of(lengths: list[int], seed: int = 0) -> list[Episode]:
-    rng = np.random.default_rng(seed)
-    return [
-        Episode(
-            observations=rng.normal(size=(n + 1, 3)).astype(np.float32),
-            actions=rng.uniform(-1, 1, size=(n, 2)).astype(np.float32),
-            rewards=rng.normal(size=n),
-            costs=rng.exponential(size=(n, 2)),
-            terminated=bool(n % 2),
-            truncated=not n % 2,
-        )
-        for n in lengths
-    ]
-
-
-def dataset_of(lengths: list[int], seed: int = 0) -> OfflineDataset:
-    return OfflineDataset.of(episodes_of(lengths, seed), SPEC, {"source": "test"}, list(range(len(lengths))))
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12), st.integers(0, 2**32 - 1))
