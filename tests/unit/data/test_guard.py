@@ -294,18 +294,12 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path) -> None
 def test_a_file_that_another_process_writes_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "data.h5"
     program = (
-        "import h5py, sys
-"
-        "file = h5py.File(sys.argv[1], 'w', locking=True)
-"
-        "file['costs'] = [0.0]
-"
-        "file.flush()
-"
-        "print(flush=True)
-"
-        "sys.stdin.read()
-"
+        "import h5py, sys\n"
+        "file = h5py.File(sys.argv[1], 'w', locking=True)\n"
+        "file['costs'] = [0.0]\n"
+        "file.flush()\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
