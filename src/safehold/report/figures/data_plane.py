@@ -1,0 +1,150 @@
+"""The logged episodes on the plane of returns: what they cost, what they earned, and the best trade-offs among them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from safehold.report.figures.palette import (
+    DATA,
+    INK,
+    MARKS,
+    NAMES,
+    THICK_SCATTER,
+    house_style,
+    limit_line,
+    new_figure,
+    span,
+)
+from safehold.report.intervals import Interval, mean_interval
+from safehold.report.plain_text import inert
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A target that was run: its label (a key of palette.MARKS), mean cost and reward return with intervals."""
+
+    label: str
+    cost: Interval
+    reward: Interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataPlane:
+    """Returns of E episodes; `frontier` marks those that no cheaper or equally cheap episode out-earns."""
+
+    costs: Float[np.ndarray, "E"]
+    rewards: Float[np.ndarray, "E"]
+    frontier: Bool[np.ndarray, "E"]
+    cost_name: str
+    cost_unit: str
+    limit: float | None
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def share_over_limit(self) -> float:
+        """Share of episodes whose cost return is not at or under the limit; NaN without limit or episodes."""
+        if self.limit is None or len(self.costs) == 0:
+            return float("nan")
+        return float(np.mean(~(self.costs <= self.limit)))
+
+
+def info(
+    costs: Float[np.ndarray, "E"],
+    rewards: Float[np.ndarray, "E"],
+    *,
+    cost_name: str = "cost",
+    cost_unit: str = "cost units",
+    limit: float | None = None,
+    outcomes: tuple[Outcome, ...] = (),
+) -> DataPlane:
+    """The returns of a dataset's episodes, in cost units and reward units per episode."""
+    return DataPlane(
+        costs=costs,
+        rewards=rewards,
+        frontier=pareto(costs, rewards),
+        cost_name=inert(cost_name, 40),
+        cost_unit=inert(cost_unit, 60),
+        limit=limit,
+        outcomes=outcomes,
+    )
+
+
+def outcome(label: str, rewards: Float[np.ndarray, "n"], costs: Float[np.ndarray, "n"]) -> Outcome:
+    """A target's episodes as a point with 95 % intervals of its means."""
+    return Outcome(label=label, cost=mean_interval(costs), reward=mean_interval(rewards))
+
+
+def pareto(costs: Float[np.ndarray, "E"], rewards: Float[np.ndarray, "E"]) -> Bool[np.ndarray, "E"]:
+    """Episodes that earn more than every episode that costs no more; of equals, the first."""
+    best = np.zeros(len(costs), dtype=np.bool_)
+    order = np.lexsort((-rewards, costs))
+    highest = -np.inf
+    for i in order:
+        if rewards[i] > highest:
+            best[i], highest = True, rewards[i]
+    return best
+
+
+def draw(view: DataPlane) -> Figure:
+    """A scatter of the episodes, the frontier as a staircase, the limit, and the targets that were run."""
+    with house_style():
+        figure, (ax,) = new_figure(6.4, 4.0)
+        count = len(view.costs)
+        ax.scatter(
+            view.costs,
+            view.rewards,
+            s=14 if count < 500 else 6,
+            color=DATA,
+            alpha=0.55 if count < 500 else 0.35,
+            linewidths=0,
+            rasterized=count > THICK_SCATTER,
+            label=f"{count} episode{'' if count == 1 else 's'} in the data",
+        )
+        on_limit = [] if view.limit is None else [view.limit]
+        ax.set_xlim(*span([*view.costs.tolist(), *on_limit, *(o.cost.estimate for o in view.outcomes)]))
+        ax.set_ylim(*span([*view.rewards.tolist(), *(o.reward.estimate for o in view.outcomes)]))
+        best = np.flatnonzero(view.frontier)
+        best = best[np.argsort(view.costs[best])]
+        if len(best):
+            right = max(ax.get_xlim()[1], float(view.costs[best[-1]]))
+            steps = np.append(view.costs[best], right)
+            earned = np.append(view.rewards[best], view.rewards[best[-1]])
+            ax.step(steps, earned, where="post", color=INK, linewidth=1.1, label="best reward at this cost or less")
+        if view.limit is not None:
+            limit_line(ax, view.limit, "", "x")
+        for shown in view.outcomes:
+            _point(ax, shown)
+        ax.set_xlabel(f"{view.cost_name} return of an episode ({view.cost_unit})")
+        ax.set_ylabel("reward return of an episode")
+        ax.set_title("What the data contain")
+        figure.legend(loc="outside lower center", ncols=2)
+        return figure
+
+
+def _point(ax: Axes, shown: Outcome) -> None:
+    """A target's mean, with bars where an interval is known."""
+    mark, colour = MARKS[shown.label]
+    ax.errorbar(
+        [shown.cost.estimate],
+        [shown.reward.estimate],
+        xerr=_bar(shown.cost),
+        yerr=_bar(shown.reward),
+        fmt=mark,
+        color=colour,
+        markersize=13 if mark == "*" else 8,
+        markeredgecolor="white" if mark != "*" else INK,
+        markeredgewidth=0.7,
+        capsize=2,
+        linewidth=1.2,
+        zorder=5,
+        label=f"{NAMES[shown.label]} (mean, 95 %)",
+    )
+
+
+def _bar(interval: Interval) -> list[list[float]] | None:
+    """The interval as matplotlib's pair of lengths; None where it is not known."""
+    i = interval
+    return [[i.estimate - i.low], [i.high - i.estimate]] if i.known else None

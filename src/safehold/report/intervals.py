@@ -1,0 +1,73 @@
+"""Intervals around what was measured: no number is shown without how sure it is."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy.special import betaincinv, stdtrit
+
+from safehold.core.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """An estimate and the interval around it; both bounds are NaN where the data cannot give one (n < 2)."""
+
+    estimate: float
+    low: float
+    high: float
+    level: float
+    n: int
+
+    @property
+    def known(self) -> bool:
+        """True if the data gave an interval."""
+        return math.isfinite(self.low) and math.isfinite(self.high)
+
+    def __str__(self) -> str:
+        if self.n == 0:
+            return "no data"
+        if not self.known:
+            return f"{self.estimate:.4g} (n = {self.n})"
+        return f"{self.estimate:.4g} [{self.low:.4g}, {self.high:.4g}]"
+
+
+def mean_interval(values: Float[np.ndarray, "n"], level: float = 0.95) -> Interval:
+    """Student's interval of the mean of independent episodes: mean +- t_{n-1} s / sqrt(n).
+
+    A value that is not finite makes the whole interval unknown; it is never left out.
+    """
+    _check_level(level)
+    n = len(values)
+    mean = float(np.mean(values)) if n else math.nan
+    if n < 2 or not np.all(np.isfinite(values)):
+        return Interval(estimate=mean, low=math.nan, high=math.nan, level=level, n=n)
+    half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Interval(estimate=mean, low=mean - half, high=mean + half, level=level, n=n)
+
+
+def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:
+    """The exact interval of a proportion [Clopper & Pearson 1934], two-sided."""
+    _check_level(level)
+    if not 0 <= successes <= n:
+        raise UsageError(f"{successes} of {n} is not a proportion")
+    if n == 0:
+        return Interval(estimate=math.nan, low=0.0, high=1.0, level=level, n=0)
+    tail = (1 - level) / 2
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, tail))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - tail))
+    return Interval(estimate=successes / n, low=low, high=high, level=level, n=n)
+
+
+def proportion_upper(successes: int, n: int, level: float = 0.95) -> float:
+    """One-sided upper bound of a proportion: "0 of 20 unsafe" still allows 14 % at 95 % confidence."""
+    _check_level(level)
+    if not 0 <= successes <= n:
+        raise UsageError(f"{successes} of {n} is not a proportion")
+    return 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, level))
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise UsageError(f"level is {level}; a confidence level lies between 0 and 1")
