@@ -40,7 +40,7 @@ class DiagonalGaussian:
 
 @dataclass(frozen=True, slots=True)
 class TanhGaussian:
-    """The tanh of a diagonal Gaussian: every entry inside (-1, 1).   [SAC, arXiv 1812.05905, App. C]"""
+    """The tanh of a diagonal Gaussian: every entry inside (-1, 1), after SAC (arXiv 1812.05905, App. C)."""
 
     inner: DiagonalGaussian
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ def mlp(
     """
     layers: list[nn.Module] = []
     last = len(sizes) - 2
-    for place, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for place, (n_in, n_out) in enumerate(pairwise(sizes)):
         linear = nn.Linear(n_in, n_out)
         gain = output_gain if place == last else math.sqrt(2.0)
         nn.init.orthogonal_(linear.weight, gain=gain, generator=generator)

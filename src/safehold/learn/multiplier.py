@@ -1,0 +1,80 @@
+"""The scalar Lagrange multiplier of a limited cost: rises while the limit is broken, never falls below zero."""
+
+import math
+
+from pydantic import NonNegativeFloat
+
+from safehold.core.config import Config
+from safehold.core.constraint import Limit
+from safehold.core.errors import ModelError
+from safehold.learn.learner import State
+
+
+class MultiplierConfig(Config):
+    """Gains of the multiplier's controller; violations are in cost units per episode."""
+
+    initial: NonNegativeFloat = 0.0
+    """Multiplier before the first update, in reward units per cost unit."""
+    integral_gain: NonNegativeFloat = 0.01
+    """Step size beta of gradient ascent on the multiplier, lambda <- [lambda + beta (J_c - d)]_+."""
+    proportional_gain: NonNegativeFloat = 0.0
+    """Answers a violation at once, and lets go as soon as it is gone; damps the swings of pure ascent."""
+    derivative_gain: NonNegativeFloat = 0.0
+    """Answers a cost that rises, before it breaks the limit; a cost that falls is not rewarded."""
+    largest_step: NonNegativeFloat = 100.0
+    """Violations count as at most this in one update, either way, so that a reckless start does not wind it up."""
+
+
+class ScalarMultiplier:
+    """lambda for one limit on the mean cost return.
+
+    I <- [I + integral_gain (J_c - d)]_+,
+    lambda = [I + proportional_gain (J_c - d) + derivative_gain [J_c - J_c']_+]_+,
+
+    where J_c is the mean undiscounted cost return of the latest episodes, d the limit and J_c' the J_c of the
+    update before.   [Stooke et al., arXiv 2007.03964, Alg. 2] With the first gain alone this is plain gradient
+    ascent, lambda <- [lambda + beta (J_c - d)]_+, the scalar Lagrangian's Eq. (4). Steps are plain: an optimiser
+    that divides by the gradient's size, such as Adam, would move lambda by the same amount however large the
+    violation is.
+    """
+
+    def __init__(self, limit: Limit, config: MultiplierConfig) -> None:
+        self.limit = limit
+        self._config = config
+        self._integral = config.initial
+        self._value = config.initial
+        self._previous: float | None = None
+
+    @property
+    def value(self) -> float:
+        """lambda, in reward units per cost unit; >= 0."""
+        return self._value
+
+    def update(self, mean_cost: float) -> None:
+        """One step by the mean cost return of the latest episodes.
+
+        Raises:
+            ModelError: if the mean is not finite; a cost that cannot be computed must not look like a safe one.
+        """
+        if not math.isfinite(mean_cost):
+            raise ModelError(
+                f"mean cost return of {self.limit.name!r} is {mean_cost}; the multiplier needs a finite number "
+                "(check the environment's costs)"
+            )
+        config = self._config
+        violation = min(max(mean_cost - self.limit.value, -config.largest_step), config.largest_step)
+        rise = 0.0 if self._previous is None else max(0.0, mean_cost - self._previous)
+        self._integral = max(0.0, self._integral + config.integral_gain * violation)
+        self._value = max(0.0, self._integral + config.proportional_gain * violation + config.derivative_gain * rise)
+        self._previous = mean_cost
+
+    def state(self) -> State:
+        """The controller's memory."""
+        return State(meta={"integral": self._integral, "value": self._value, "previous": self._previous})
+
+    def restore(self, state: State) -> None:
+        """Goes back to a saved memory."""
+        self._integral = float(state.meta["integral"])
+        self._value = float(state.meta["value"])
+        previous = state.meta["previous"]
+        self._previous = None if previous is None else float(previous)
