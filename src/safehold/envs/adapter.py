@@ -1,5 +1,6 @@
 """Adapts a Gymnasium environment: every number that leaves it is checked, and a fault says where and what to do."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, runtime_checkable
@@ -13,6 +14,7 @@ from safehold.core.spec import Discrete, TaskSpec
 
 _NUMBERS = (float, int, np.floating, np.integer, np.bool_)
 _FLAGS = (bool, np.bool_)
+_NO_COST = "put every named cost into the info of every step; a cost that is absent is not a cost of 0"
 
 
 @runtime_checkable
@@ -41,12 +43,12 @@ def cost_in_info(info: Mapping[str, Any]) -> object:
     return info["cost"]
 
 
-def named_costs(info: Mapping[str, Any], spec: TaskSpec) -> Float[np.ndarray, "k"]:
+def named_costs(info: Mapping[str, Any], spec: TaskSpec) -> list[float]:
     """One step's costs in the order of `spec.cost_names`, from an info that an `Adapter` has checked.
 
     The name "cost" is `info["cost"]`; every other name is read from `info["costs"]`.
     """
-    return np.array([info["cost"] if name == "cost" else info["costs"][name] for name in spec.cost_names], np.float64)
+    return [info["cost"] if name == "cost" else info["costs"][name] for name in spec.cost_names]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +79,7 @@ class Adapter:
         self._spec = spec
         self._world = world
         self._cost = cost
+        self._horizon = spec.horizon
         self._shape = (spec.observation_size,)
         self._discrete = isinstance(spec.action, Discrete)
         self._extra_costs = tuple(name for name in spec.cost_names if name != "cost")
@@ -113,24 +116,32 @@ class Adapter:
         self._running = False
         try:
             raw, reward, terminated, truncated, raw_info = self._world.step(
-                int(action[0]) if self._discrete else np.array(action, dtype=np.float32)
+                int(action[0]) if self._discrete else np.asarray(action, dtype=np.float32)
             )
             observation = np.array(raw, dtype=np.float32)  # a copy: worlds reuse their buffers
         except Exception as error:
             self._fault(f"step raised {type(error).__name__}: {error}", "repair the environment", error)
-        self._check_observation(observation)
-        if not (isinstance(reward, _NUMBERS) and -np.inf < reward < np.inf):
+        try:
+            cost = self._cost(raw_info)
+        except Exception as error:
+            self._fault(f"no cost: reading it from info raised {type(error).__name__}: {error}", _NO_COST, error)
+        # a finite sum of squares says at once that every entry is finite; otherwise look closer
+        if observation.shape != self._shape or not math.isfinite(observation.dot(observation)):
+            self._check_observation(observation)
+        if not (isinstance(reward, _NUMBERS) and math.isfinite(reward)):
             self._fault(f"reward is {_shown(reward)}, expected a finite number", "repair the reward")
         if not (isinstance(terminated, _FLAGS) and isinstance(truncated, _FLAGS)):
             self._fault(
                 f"terminated is {_shown(terminated)} and truncated is {_shown(truncated)}, expected two booleans",
                 "return Gymnasium's five values (observation, reward, terminated, truncated, info)",
             )
-        info = self._with_checked_costs(raw_info)
+        info = {**raw_info, "cost": self._checked_cost("cost", cost)}
+        if self._extra_costs:
+            info["costs"] = self._checked_costs(raw_info)
         self._step += 1
-        ended, out_of_time = bool(terminated), bool(truncated) or self._step >= self._spec.horizon
-        self._running = not (ended or out_of_time)
-        return observation, float(reward), ended, out_of_time and not ended, info
+        out_of_time = bool(truncated) or self._step >= self._horizon
+        self._running = not (bool(terminated) or out_of_time)
+        return observation, float(reward), bool(terminated), out_of_time and not bool(terminated), info
 
     def close(self) -> None:
         """Closes the world."""
@@ -142,41 +153,30 @@ class Adapter:
                 f"observation has shape {observation.shape}, expected {self._shape}",
                 "flatten it to the one vector that the task's spec promises",
             )
-        if not np.isfinite(observation).all():
-            place = int(np.argmin(np.isfinite(observation)))
+        finite = np.isfinite(observation)
+        if not finite.all():
+            place = int(np.argmin(finite))
             self._fault(
                 f"observation[{place}] is {observation[place]} in float32, expected a finite number",
                 "find out why the simulation diverged (too large a time step, an impossible action)",
             )
 
-    def _with_checked_costs(self, raw_info: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            cost = self._cost(raw_info)
-        except (KeyError, TypeError) as error:
-            self._fault(
-                f"no cost: {type(error).__name__} {error} while reading it from info",
-                'put info["cost"] into every step; a cost that is absent is not a cost of 0',
-                error,
-            )
-        info = {**raw_info, "cost": self._checked_cost("cost", cost)}
-        if self._extra_costs:
-            named = raw_info.get("costs", {})
-            missing = [name for name in self._extra_costs if name not in named]
-            if missing:
-                self._fault(
-                    f'no cost {missing[0]!r} in info["costs"]',
-                    "put every named cost into every step; a cost that is absent is not a cost of 0",
-                )
-            info["costs"] = {name: self._checked_cost(name, named[name]) for name in self._extra_costs}
-        return info
-
     def _checked_cost(self, name: str, cost: object) -> float:
-        if isinstance(cost, _NUMBERS) and 0 <= cost < np.inf:
+        if isinstance(cost, _NUMBERS) and 0 <= cost < math.inf:
             return float(cost)
         self._fault(
             f"cost {name!r} is {_shown(cost)}, expected a finite number >= 0",
             "give the cost of every step as one number; a penalty written as a negative number must be negated",
         )
+
+    def _checked_costs(self, info: Mapping[str, Any]) -> dict[str, float]:
+        named = info.get("costs")
+        if not isinstance(named, Mapping):
+            self._fault(f'info["costs"] is {_shown(named)}, expected a mapping from name to cost', _NO_COST)
+        missing = [name for name in self._extra_costs if name not in named]
+        if missing:
+            self._fault(f'no cost {missing[0]!r} in info["costs"]', _NO_COST)
+        return {name: self._checked_cost(name, named[name]) for name in self._extra_costs}
 
     def _fault(self, what: str, remedy: str, error: Exception | None = None) -> NoReturn:
         place = "reset" if self._step < 0 else f"step {self._step}"

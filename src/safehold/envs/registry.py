@@ -7,9 +7,14 @@ from safehold.core.errors import UsageError
 from safehold.core.spec import TaskSpec
 from safehold.envs.adapter import Task
 from safehold.envs.suites import velocity
+from safehold.envs.toy import corridor, dial, double_integrator, point_hazard
 
 TASKS: dict[str, Task] = {
     **velocity.TASKS,
+    "toy/Corridor": corridor.TASK,
+    "toy/Dial": dial.TASK,
+    "toy/DoubleIntegrator": double_integrator.TASK,
+    "toy/PointHazard": point_hazard.TASK,
 }
 
 

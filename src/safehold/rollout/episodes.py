@@ -78,8 +78,7 @@ def executed_actions(actions: np.ndarray, task: TaskSpec, n: int, policy: Policy
         if not np.isin(given, np.arange(task.action.n)).all():
             raise ModelError(f"{task.env_id}: policy {policy!r} gave {given.ravel()}, expected 0..{task.action.n - 1}")
         return given.astype(np.float32)
-    low, high = task.action.low, task.action.high
-    return np.clip(given.astype(np.float32), np.array(low, np.float32), np.array(high, np.float32))
+    return task.action.clip(given.astype(np.float32))
 
 
 def _blocks(seeds: Sequence[int], rng_seed: int) -> list[tuple[int, ...]]:
@@ -136,9 +135,9 @@ def _lockstep(envs: list[SafeEnv], policy: Policy, seeds: tuple[int, ...], rng: 
     while running.any():
         actions = executed_actions(actor.act(observations.copy()), task, n, policy)
         rewards, costs = np.zeros(n), np.zeros((n, len(task.cost_names)))
-        stepped, observations = running.copy(), observations.copy()
+        stepped, observations, given = running.copy(), observations.copy(), actions.copy()
         for row in np.flatnonzero(stepped).tolist():
-            observations[row], rewards[row], ended, out_of_time, info = envs[row].step(actions[row])
+            observations[row], rewards[row], ended, out_of_time, info = envs[row].step(given[row])
             costs[row] = named_costs(info, task)
             if ended or out_of_time:
                 running[row], terminated[row] = False, ended

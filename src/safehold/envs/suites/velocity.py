@@ -6,6 +6,7 @@ Thresholds: half the speed that PPO reached without a limit. [Ji et al. 2023, Sa
 """
 
 import importlib
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any
 from safehold.core.errors import UsageError
 from safehold.core.spec import Box, TaskSpec
 from safehold.envs.adapter import Task, World
+
+_log = logging.getLogger(__name__)
 
 HORIZON = 1000
 """Steps of an episode, as in Gymnasium's and Safety-Gymnasium's registration."""
@@ -54,7 +57,13 @@ class Robot:
             mujoco = importlib.import_module("mujoco")
         except ImportError as error:
             raise UsageError("velocity tasks need MuJoCo; install it with: pip install 'safehold[mujoco]'") from error
-        robot = getattr(importlib.import_module(f"gymnasium.envs.mujoco.{self.module}"), self.class_name)()
+        robot_class = getattr(importlib.import_module(f"gymnasium.envs.mujoco.{self.module}"), self.class_name)
+        handler = mujoco.get_mju_user_warning()
+        mujoco.set_mju_user_warning(_log.debug)  # or remarks on the robot's file land in the working directory
+        try:
+            robot = robot_class()
+        finally:
+            mujoco.set_mju_user_warning(handler)
         robot.model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         world: World = robot
         return world
