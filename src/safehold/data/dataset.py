@@ -68,11 +68,11 @@ class OfflineDataset:
         _check_offsets(self.offsets, self.spec.horizon)
         _check_shapes(self)
         for name in ("observations", "actions", "rewards", "costs"):
-            _check_finite(name, getattr(self, name))
+            check_finite(name, getattr(self, name))
         _check_costs(self.costs, self.spec)
         _check_actions(self.actions, self.spec)
         for name, returns in (("rewards", self.reward_returns), ("costs", self.cost_returns)):
-            _check_finite(f"sums of {name} over episodes", returns)
+            check_finite(f"sums of {name} over episodes", returns)
         object.__setattr__(self, "provenance", _plain_json(self.provenance))
 
     @staticmethod
@@ -244,7 +244,12 @@ def _check_shapes(dataset: OfflineDataset) -> None:
             )
 
 
-def _check_finite(name: str, values: np.ndarray) -> None:
+def check_finite(name: str, values: np.ndarray) -> None:
+    """Refuses NaN and infinity.
+
+    Raises:
+        DataError: naming the first such place, and how many there are.
+    """
     finite = np.isfinite(values)
     if not finite.all():
         place = tuple(int(i) for i in np.argwhere(~finite)[0])

@@ -121,7 +121,7 @@ class GuardedFile:
                     "it came from"
                 ) from error
             arrays[name] = convert(f"{self.path}: {name}", values, dtype)
-            if values.dtype.kind == "f" and values.dtype.itemsize > dtype.itemsize:
+            if values.dtype.kind == dtype.kind == "f" and values.dtype.itemsize > dtype.itemsize:
                 findings.append(
                     Finding(
                         severity="note",
