@@ -1,0 +1,71 @@
+"""The certificate of PLS: a target may run if its upper confidence bound is at or under every limit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from safehold.core.constraint import Limit
+from safehold.gp.confidence import ConfidenceBand
+
+KIND = "paper"
+
+PROMISE = (
+    "Counting every target this deployment hands out, the probability that one or more of them has an expected cost "
+    "return above its limit is at most delta, if the premises hold."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the certificate says of every candidate.
+
+    `safe` = (`by_band` or `by_premise`): the mask, the only thing that decides what may be looked at. `revoked`:
+    evidence speaks against the candidate itself; it is not safe whatever its band says.
+    """
+
+    by_band: Bool[np.ndarray, "m"]
+    by_premise: Bool[np.ndarray, "m"]
+    revoked: Bool[np.ndarray, "m"]
+
+    @property
+    def safe(self) -> Bool[np.ndarray, "m"]:
+        """Candidates that may be handed out."""
+        return self.by_band | self.by_premise
+
+
+def certify(
+    limits: Sequence[Limit],
+    bands: Mapping[str, ConfidenceBand],
+    means: Mapping[str, Float[np.ndarray, "m"]],
+    *,
+    support: Bool[np.ndarray, "m"],
+    seeds: Bool[np.ndarray, "m"],
+    contradicted: Bool[np.ndarray, "m"],
+) -> Verdict:
+    """Z is certified iff u_N(z) <= limit for every limit, or z is a seed target, and nothing told speaks against it.
+
+    Unlike [PLS, Eq. for Y_N], which adds z' to the safe set if u_N(z) + L d(z, z') <= b for *some* safe z and is
+    vacuous at the paper's L = 0, the bound of z' itself decides. A candidate is revoked if it was `contradicted` by
+    its own episodes, if its lower bound is above a limit, or if its present posterior mean is (a running
+    intersection remembers old upper bounds; a candidate believed to be over the limit now is not run on them).
+    Only more conditions are put on top of the printed rule, so its promise is kept.
+    """
+    under = support.copy()
+    revoked = contradicted.copy()
+    for limit in limits:
+        band = bands[limit.name]
+        under &= band.upper <= limit.value
+        revoked |= ~(band.lower <= limit.value)
+    by_mean = np.ones_like(support)
+    for limit in limits:
+        by_mean &= means[limit.name] <= limit.value
+    return Verdict(by_band=under & by_mean & ~revoked, by_premise=seeds & ~revoked, revoked=revoked)
+
+
+def shortfall(
+    limits: Sequence[Limit], bands: Mapping[str, ConfidenceBand], scales: Mapping[str, float]
+) -> Float[np.ndarray, "m"]:
+    """By how much the upper bounds miss: the largest (u - limit) / scale over the limits; <= 0 where none does."""
+    return np.max([(bands[limit.name].upper - limit.value) / scales[limit.name] for limit in limits], axis=0)

@@ -1,0 +1,290 @@
+"""Ask, tell, recommend: `TargetOptimizer` in memory; `Deployment`, the same with every step in a ledger first."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from safehold import __version__
+from safehold.core.certificate import Trial
+from safehold.core.errors import IntegrityError
+from safehold.core.measurement import Measurement
+from safehold.core.target import Target
+from safehold.deploy import steps
+from safehold.deploy.declaration import Declaration
+from safehold.deploy.replay import State
+from safehold.deploy.status import Recommendation, Status, recommend, status
+from safehold.deploy.steps import Step
+from safehold.ledger.events import Event, Seeded, Started, evaluated
+from safehold.ledger.run import RunDirectory
+from safehold.ledger.store import Ledger, Record
+
+logger = logging.getLogger(__name__)
+
+
+class TargetOptimizer:
+    """Chooses targets one after another, each with a certificate; forgets everything when the process ends."""
+
+    def __init__(self, declaration: Declaration) -> None:
+        self._state = State.start(declaration)
+
+    @property
+    def state(self) -> State:
+        """Everything that follows from what happened so far."""
+        return self._state
+
+    def ask(self, key: str | None = None) -> Trial:
+        """The next target that may be deployed; the same key gives the same trial again.
+
+        Raises:
+            NoCertifiedTarget, Exhausted, Alarm: the answer is to hold; the message says why and what is nearest.
+        """
+        self._take(steps.ask(self._state, key))
+        return _answer(self._state, key)
+
+    def deployed(self, trial_id: str) -> Trial:
+        """The first action of a trial is about to be taken."""
+        self._take(steps.deploy(self._state, trial_id))
+        return self._state.trial(trial_id)
+
+    def tell(
+        self,
+        trial_id: str,
+        measurement: Measurement,
+        *,
+        lengths: tuple[int, ...] | None = None,
+        seeds: tuple[int, ...] | None = None,
+    ) -> Trial:
+        """Raw outcomes of a trial. Telling the same twice changes nothing.
+
+        Raises:
+            DataError: if the trial is unknown, or the outcomes do not fit the limits.
+            Conflict: if the trial was told otherwise before.
+        """
+        self._take(steps.tell(self._state, trial_id, measurement, lengths, seeds))
+        return self._state.trial(trial_id)
+
+    def abandon(self, trial_id: str, reason: str, *, deployed: bool = True) -> Trial:
+        """A trial will not be told. Unless attested as never deployed, its target is revoked."""
+        self._take(steps.abandon(self._state, trial_id, reason, deployed))
+        return self._state.trial(trial_id)
+
+    def recommend(self) -> Recommendation:
+        """The told target of highest posterior mean reward among those whose upper bounds are under every limit.
+
+        Raises:
+            NoCertifiedTarget: if there is none.
+            Alarm: if a measurement contradicted the model.
+        """
+        return recommend(self._state)
+
+    def status(self) -> Status:
+        """Where this deployment stands."""
+        return status(self._state)
+
+    def _take(self, step: Step) -> None:
+        """Assigns the new state, then refuses if that is the answer."""
+        self._state = step.state
+        if step.held is not None:
+            raise step.held
+
+
+class Deployment:
+    """The same, durable: every ask and tell is committed to the run's ledger before it takes effect.
+
+    Any number of processes may hold one and take turns; each call first catches up with what others wrote.
+    """
+
+    def __init__(self, run: RunDirectory, ledger: Ledger, records: Sequence[Record]) -> None:
+        self.run = run
+        self._ledger = ledger
+        self._seq = records[0].seq if records else 0
+        self._state = State.start(_declared(records))
+        self._state, self._seq = self._caught_up(records[1:])
+
+    @staticmethod
+    def create(
+        path: Path,
+        declaration: Declaration,
+        *,
+        policy_digest: str | None = None,
+        provenance: Mapping[str, object] | None = None,
+        seed_rule: str | None = None,
+        seed_evidence: Mapping[str, object] | None = None,
+    ) -> "Deployment":
+        """A new deployment in the run directory `path`.
+
+        `seed_rule`, in words, and `seed_evidence` say where the seed targets come from.
+
+        Raises:
+            UsageError: if the directory already holds a run.
+        """
+        run = RunDirectory(path)
+        started = Started(
+            declaration=declaration.to_json(),
+            policy_digest=policy_digest,
+            provenance=dict(provenance or {}),
+            safehold_version=__version__,
+        )
+        seeded = Seeded(
+            targets=declaration.seed_targets,
+            rule=seed_rule or declaration.seed_rule,
+            evidence=dict(seed_evidence or {}),
+        )
+        return Deployment._over(run, run.create([started, seeded]))
+
+    @staticmethod
+    def open(path: Path, *, read_only: bool = False) -> "Deployment":
+        """The deployment in a run directory, as its ledger says it stands; nothing else is needed.
+
+        Raises:
+            UsageError: if there is none.
+            IntegrityError: if the ledger is damaged, altered, or lost its tail.
+        """
+        run = RunDirectory(path)
+        return Deployment._over(run, run.open(read_only=read_only))
+
+    @staticmethod
+    def _over(run: RunDirectory, ledger: Ledger) -> "Deployment":
+        """A deployment over an open ledger, which is closed if that fails."""
+        try:
+            return Deployment(run, ledger, ledger.read(after=0))
+        except BaseException:
+            ledger.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the ledger."""
+        self._ledger.close()
+
+    def __enter__(self) -> "Deployment":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def state(self) -> State:
+        """Everything that follows from the ledger as last read."""
+        return self._state
+
+    @property
+    def ledger(self) -> Ledger:
+        """The open ledger, for export and backup."""
+        return self._ledger
+
+    def refresh(self) -> None:
+        """Catches up with what other processes wrote."""
+        self._state, self._seq = self._caught_up(self._ledger.read(after=self._seq))
+
+    def ask(self, key: str | None = None) -> Trial:
+        """The next target that may be deployed, committed before it is returned; the same key, the same trial.
+
+        Raises:
+            NoCertifiedTarget, Exhausted, Alarm: the answer is to hold, and that is recorded.
+        """
+        self._take(lambda state: steps.ask(state, key))
+        return _answer(self._state, key)
+
+    def deployed(self, trial_id: str) -> Trial:
+        """The first action of a trial is about to be taken: call it before the first step of its first episode."""
+        self._take(lambda state: steps.deploy(state, trial_id))
+        return self._state.trial(trial_id)
+
+    def tell(
+        self,
+        trial_id: str,
+        measurement: Measurement,
+        *,
+        lengths: tuple[int, ...] | None = None,
+        seeds: tuple[int, ...] | None = None,
+    ) -> Trial:
+        """Raw outcomes of a trial, committed before this returns. Telling the same twice changes nothing.
+
+        Raises:
+            DataError: if the trial is unknown, or the outcomes do not fit the limits.
+            Conflict: if the trial was told otherwise before.
+        """
+        self._take(lambda state: steps.tell(state, trial_id, measurement, lengths, seeds))
+        return self._state.trial(trial_id)
+
+    def abandon(self, trial_id: str, reason: str, *, deployed: bool = True) -> Trial:
+        """A trial will not be told. Unless attested as never deployed, its target is revoked."""
+        self._take(lambda state: steps.abandon(state, trial_id, reason, deployed))
+        return self._state.trial(trial_id)
+
+    def stop(self, reason: str) -> None:
+        """Ends the run: nothing is handed out any more."""
+        self._take(lambda state: steps.stop(state, reason))
+
+    def evaluated(
+        self,
+        purpose: str,
+        target: Target | None,
+        measurement: Measurement,
+        *,
+        lengths: tuple[int, ...] | None = None,
+        seeds: tuple[int, ...] | None = None,
+    ) -> None:
+        """Records episodes outside the certified loop, for reports; they inform no model."""
+        event = evaluated(purpose, target, measurement, lengths, seeds)
+        self._take(lambda state: Step((event,), state))
+
+    def recommend(self) -> Recommendation:
+        """The told target of highest posterior mean reward among those whose upper bounds are under every limit.
+
+        Raises:
+            NoCertifiedTarget: if there is none.
+            Alarm: if a measurement contradicted the model.
+        """
+        self.refresh()
+        return recommend(self._state)
+
+    def status(self) -> Status:
+        """Where this deployment stands."""
+        self.refresh()
+        return status(self._state)
+
+    def events(self) -> list[Event]:
+        """Every event of the run, in order."""
+        return [record.event for record in self._ledger.read(after=0)]
+
+    def _take(self, step_of: Callable[[State], Step]) -> None:
+        """Catches up, steps and records in one transaction; assigns the new state once it is durable.
+
+        A refusal is recorded too, but not twice in a row.
+        """
+        with self._ledger.transaction() as turn:
+            state, _ = self._caught_up(self._ledger.read(after=self._seq))
+            step = step_of(state)
+            repeated = step.held is not None and turn.last.kind == "held" and turn.last.event == step.events[0]
+            for event in () if repeated else step.events:
+                record = turn.append(event)
+                logger.debug("event %d: %s", record.seq, record.kind)
+        self._state, self._seq = step.state, turn.last.seq
+        if step.held is not None:
+            raise step.held
+
+    def _caught_up(self, records: Sequence[Record]) -> tuple[State, int]:
+        """State and last sequence number after these records."""
+        state = self._state
+        for record in records:
+            state = state.apply(record.event)
+        return state, records[-1].seq if records else self._seq
+
+
+def _answer(state: State, key: str | None) -> Trial:
+    """The trial that an ask returns: that of its key, or the newest one."""
+    trial = steps.asked_with(state, key)
+    return trial if trial is not None else state.trial(next(reversed(list(state.asked))))
+
+
+def _declared(records: Sequence[Record]) -> Declaration:
+    """The declaration in a run's first event.
+
+    Raises:
+        IntegrityError: if the first event is another.
+    """
+    first = records[0].event if records else None
+    if not isinstance(first, Started):
+        raise IntegrityError("this ledger does not begin with a started deployment; it is another kind of run")
+    return Declaration.from_json(first.declaration)

@@ -1,0 +1,269 @@
+"""The state of a deployment as a pure function of its events: the same fold runs live, on resume and in `verify`."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool
+
+from safehold.core.certificate import Trial, TrialState
+from safehold.core.errors import IntegrityError
+from safehold.core.measurement import Measurement
+from safehold.deploy.acquisition import CostView, View
+from safehold.deploy.belief import Belief
+from safehold.deploy.certificates.paper import Verdict, certify
+from safehold.deploy.declaration import Declaration
+from safehold.gp.confidence import ConfidenceBand
+from safehold.ledger.events import Abandoned, Alarmed, Asked, Deployed, Event, Started, Stopped, Told
+
+OPEN = (TrialState.PLANNED, TrialState.RUNNING)
+"""States of a trial that is still to be told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Everything that follows from the events so far; immutable, `apply` returns the next one.
+
+    `asked`, `states` and `told` are by trial id, in the order of asking. `bands` are the running intersections.
+    """
+
+    declaration: Declaration
+    asked: Mapping[str, Asked]
+    states: Mapping[str, TrialState]
+    told: Mapping[str, Told]
+    reward: Belief
+    costs: Mapping[str, Belief]
+    bands: Mapping[str, ConfidenceBand]
+    alarm: Alarmed | None
+    stopped: str | None
+
+    @staticmethod
+    def start(declaration: Declaration) -> "State":
+        """Before the first ask: prior beliefs, [0, cap] intersected with the prior's band of round 1."""
+        prior, confidence = declaration.prior, declaration.settings.noise_confidence
+
+        def before(name: str) -> Belief:
+            output = prior.costs[name]
+            return Belief.before(output.process(declaration.space), output.episode_sd, confidence)
+
+        costs = {limit.name: before(limit.name) for limit in declaration.limits}
+        bands = {name: ConfidenceBand.start(len(declaration.space), declaration.caps[name]) for name in costs}
+        state = State(
+            declaration=declaration,
+            asked={},
+            states={},
+            told={},
+            reward=Belief.before(prior.reward.process(declaration.space), prior.reward.episode_sd, confidence),
+            costs=costs,
+            bands=bands,
+            alarm=None,
+            stopped=None,
+        )
+        return state._intersected()
+
+    def apply(self, event: Event) -> "State":
+        """The state after one more event.
+
+        Raises:
+            IntegrityError: if the event cannot follow what came before it.
+        """
+        match event:
+            case Asked():
+                if event.trial in self.asked:
+                    raise IntegrityError(f"trial {event.trial} was asked twice; the ledger was altered")
+                return replace(
+                    self,
+                    asked={**self.asked, event.trial: event},
+                    states={**self.states, event.trial: TrialState.PLANNED},
+                )
+            case Deployed():
+                return self._moved(event.trial, TrialState.RUNNING)
+            case Abandoned():
+                return self._moved(event.trial, TrialState.UNKNOWN if event.deployed else TrialState.ABORTED)
+            case Told():
+                return self._moved(event.trial, TrialState.DONE)._informed(event)
+            case Alarmed():
+                return replace(self, alarm=event)
+            case Stopped():
+                return replace(self, stopped=event.reason)
+            case Started():
+                raise IntegrityError("a run was started twice in one ledger; the ledger was altered")
+            case _:
+                return self
+
+    @property
+    def n_told(self) -> int:
+        """Measurements told so far."""
+        return len(self.told)
+
+    @property
+    def open_trials(self) -> tuple[str, ...]:
+        """Trials that are still to be told, in the order of asking."""
+        return tuple(trial for trial, state in self.states.items() if state in OPEN)
+
+    @property
+    def pending_full(self) -> bool:
+        """Whether as many trials are open as may be at once."""
+        return len(self.open_trials) >= self.declaration.settings.pending_cap
+
+    @property
+    def n_spent(self) -> int:
+        """Asks that count against the horizon: all but those attested as never deployed."""
+        return sum(state is not TrialState.ABORTED for state in self.states.values())
+
+    @property
+    def n_explored(self) -> int:
+        """Asks of the exploration phase that count against the horizon."""
+        return sum(
+            asked.phase == "explore" and self.states[trial] is not TrialState.ABORTED
+            for trial, asked in self.asked.items()
+        )
+
+    def trial(self, trial: str) -> Trial:
+        """A trial as the caller sees it."""
+        asked = self.asked[trial]
+        return Trial(
+            id=asked.trial,
+            number=asked.number,
+            key=asked.key,
+            target=asked.target,
+            certificate=asked.certificate,
+            state=self.states[trial],
+        )
+
+    def verdict(self) -> Verdict:
+        """What the certificate says now."""
+        return certify(
+            self.declaration.limits,
+            self.bands,
+            {name: belief.process.mean for name, belief in self.costs.items()},
+            support=self.declaration.prior.support,
+            seeds=self.declaration.seeds,
+            contradicted=self.contradicted(),
+        )
+
+    def contradicted(self) -> Bool[np.ndarray, "m"]:
+        """Candidates that their own trials speak against.
+
+        A failed episode, a trial of unknown outcome, or a mean over all episodes at the target that is not at or
+        under the limit: absence of evidence is a violation.
+        """
+        mask = np.zeros(len(self.declaration.space), dtype=np.bool_)
+        outcomes: dict[int, list[Measurement]] = {}
+        for trial, asked in self.asked.items():
+            if self.states[trial] is TrialState.UNKNOWN:
+                mask[asked.index] = True
+            elif trial in self.told:
+                outcomes.setdefault(asked.index, []).append(self.told[trial].measurement)
+        for index, measurements in outcomes.items():
+            failed = any(measurement.failed.any() for measurement in measurements)
+            mask[index] |= failed or not all(
+                limit.holds(float(np.mean(np.concatenate([m.costs[limit.name] for m in measurements]))))
+                for limit in self.declaration.limits
+            )
+        return mask
+
+    def view(self, verdict: Verdict) -> View:
+        """What an acquisition may look at."""
+        declaration = self.declaration
+        episodes = declaration.settings.episodes_per_ask
+        return View(
+            space=declaration.space,
+            reward=self.reward.process,
+            reward_alpha=declaration.reward_alpha(self.n_told),
+            costs={
+                limit.name: CostView(
+                    limit=limit,
+                    process=self.costs[limit.name].process,
+                    band=self.bands[limit.name],
+                    scale=declaration.scale(limit),
+                    noise_variance=self.costs[limit.name].episode_variance / episodes,
+                    next_alpha=declaration.alpha(self.n_told + 1),
+                )
+                for limit in declaration.limits
+            },
+            safe=verdict.safe,
+            support=declaration.prior.support,
+        )
+
+    def alarm_after(self) -> Alarmed | None:
+        """The alarm that the last measurement calls for: a band that is empty somewhere."""
+        if self.alarm is not None:
+            return None
+        for limit in self.declaration.limits:
+            band = self.bands[limit.name]
+            if band.empty.any():
+                place = int(np.argmax(band.lower - band.upper))
+                target = self.declaration.space.target(place)
+                return Alarmed(
+                    reason=(
+                        f"the cost intervals of {limit.name!r} at {target} no longer have a point in common "
+                        f"(lower {band.lower[place]:.4g} > upper {band.upper[place]:.4g}) after {self.n_told} "
+                        "measurements: the declared dial error, length-scales or noise do not describe this policy"
+                    ),
+                    limit=limit.name,
+                    target=target,
+                    lower=float(band.lower[place]),
+                    upper=float(band.upper[place]),
+                )
+        return None
+
+    def _moved(self, trial: str, to: TrialState) -> "State":
+        """The state with one trial moved on."""
+        allowed = {
+            TrialState.RUNNING: OPEN,
+            TrialState.UNKNOWN: OPEN,
+            TrialState.ABORTED: OPEN,
+            TrialState.DONE: (*OPEN, TrialState.UNKNOWN),
+        }[to]
+        if trial not in self.states or self.states[trial] not in allowed:
+            raise IntegrityError(
+                f"trial {trial} cannot become {to.value}: it is {self.states.get(trial, 'not asked')}; "
+                "the ledger was altered"
+            )
+        return replace(self, states={**self.states, trial: to})
+
+    def _informed(self, event: Told) -> "State":
+        """Beliefs and bands after one more measurement."""
+        measurement, index = event.measurement, self.asked[event.trial].index
+        costs = {
+            name: _tell_cost(belief, index, measurement, name, self.declaration.caps[name])
+            for name, belief in self.costs.items()
+        }
+        rewards = measurement.rewards[~measurement.failed]
+        reward = self.reward.tell(index, rewards, rewards, 0.0) if len(rewards) else self.reward
+        told = {**self.told, event.trial: event}
+        return replace(self, told=told, costs=costs, reward=reward)._intersected()
+
+    def _intersected(self) -> "State":
+        """Bands of the present round; a standing alarm leaves them as they are, they mean nothing any more."""
+        if self.alarm is not None or any(band.empty.any() for band in self.bands.values()):
+            return self
+        alpha = self.declaration.alpha(self.n_told)
+        return replace(
+            self,
+            bands={
+                name: self.bands[name].intersect(belief.process.mean, belief.process.sd, alpha)
+                for name, belief in self.costs.items()
+            },
+        )
+
+
+def replay(declaration: Declaration, events: Iterable[Event]) -> State:
+    """The state after these events, the first of which follow the declaration."""
+    state = State.start(declaration)
+    for event in events:
+        state = state.apply(event)
+    return state
+
+
+def _tell_cost(belief: Belief, index: int, measurement: Measurement, name: str, cap: float) -> Belief:
+    """Tells one cost, conservatively where episodes failed.
+
+    A failed episode had some cost in [0, cap]; it is told as cap, with standard deviation cap / 2 of its own, and
+    says nothing about the noise. Its target is revoked besides (`State.contradicted`).
+    """
+    failed = measurement.failed
+    outcomes = np.where(failed, cap, measurement.costs[name])
+    share = float(np.mean(failed))
+    return belief.tell(index, outcomes, measurement.costs[name][~failed], (share * cap / 2.0) ** 2)

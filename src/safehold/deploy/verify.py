@@ -1,0 +1,81 @@
+"""Checks a finished or running deployment: its chain, and that every ask follows from what was known before it."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safehold.core.errors import IntegrityError, SafetyHold
+from safehold.deploy.choose import next_ask
+from safehold.deploy.declaration import Declaration
+from safehold.deploy.replay import State
+from safehold.ledger.encoding import to_plain
+from safehold.ledger.events import Alarmed, Asked, Event, Started, Told
+from safehold.ledger.run import RunDirectory
+
+RELATIVE = 1e-9
+"""Largest relative difference of a number that another processor's rounding may explain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that the ledger says and that does not follow: at event `seq`, in `field`."""
+
+    seq: int
+    field: str
+    recorded: str
+    derived: str
+
+
+def verify(path: Path) -> list[Difference]:
+    """Everything in the run directory's ledger that does not follow from what was recorded before it; [] is good.
+
+    Raises:
+        IntegrityError: if the chain is broken, the tail is lost, or the events do not make a deployment.
+    """
+    with RunDirectory(path).open(read_only=True) as ledger:
+        return differences((record.seq, record.event) for record in ledger.read(after=0))
+
+
+def differences(events: Iterable[tuple[int, Event]]) -> list[Difference]:
+    """Replays the events and derives every ask, and every alarm, anew.
+
+    Raises:
+        IntegrityError: if the first event does not declare a deployment, or an event cannot follow.
+    """
+    numbered = iter(events)
+    _, first = next(numbered, (0, None))
+    if not isinstance(first, Started):
+        raise IntegrityError("this ledger does not begin with a started deployment; it is another kind of run")
+    state = State.start(Declaration.from_json(first.declaration))
+    found: list[Difference] = []
+    due: Alarmed | None = None
+    for seq, event in numbered:
+        if due is not None or isinstance(event, Alarmed):
+            found += _compare(seq, to_plain(event) if isinstance(event, Alarmed) else None, to_plain(due))
+        if isinstance(event, Asked):
+            found += _compare(seq, to_plain(event), _derived(state, event.key))
+        state = state.apply(event)
+        due = state.alarm_after() if isinstance(event, Told) else None
+    return found
+
+
+def _derived(state: State, key: str | None) -> Any:
+    """The ask that this state answers with, or why it would refuse."""
+    try:
+        return to_plain(next_ask(state, key))
+    except SafetyHold as hold:
+        return f"refusal: {type(hold).__name__}"
+
+
+def _compare(seq: int, recorded: Any, derived: Any, field: str = "") -> list[Difference]:
+    """Differences between two plain values, numbers up to rounding."""
+    if isinstance(recorded, Mapping) and isinstance(derived, Mapping):
+        names = sorted({*recorded, *derived})
+        return [d for n in names for d in _compare(seq, recorded.get(n), derived.get(n), f"{field}.{n}".strip("."))]
+    if isinstance(recorded, float) and isinstance(derived, float):
+        same = math.isclose(recorded, derived, rel_tol=RELATIVE, abs_tol=RELATIVE)
+    else:
+        same = recorded == derived
+    return [] if same else [Difference(seq, field, str(recorded), str(derived))]

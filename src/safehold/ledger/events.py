@@ -1,0 +1,278 @@
+"""What can happen in a deployment: one frozen value an event, written to the ledger as canonical JSON.
+
+Event bodies are a stable format: reports, `verify` and other tools read them. A field is only ever added with a
+new schema number. Numbers are in environment units; a number that does not exist is None, never NaN or 0.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool
+
+from safehold.core.certificate import Certificate
+from safehold.core.errors import DataError, IntegrityError
+from safehold.core.measurement import Measurement
+from safehold.core.target import Target
+
+Phase = Literal["seed", "explore", "maximise"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The run was declared. First event of every run.
+
+    `declaration` is `safehold.deploy.declaration.Declaration` as JSON: read it with `Declaration.from_json`.
+    `policy_digest` names the frozen policy that is asked; `provenance` is what the caller wants kept.
+    """
+
+    declaration: Mapping[str, object]
+    policy_digest: str | None
+    provenance: Mapping[str, object]
+    safehold_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seeded:
+    """Where the seed targets come from: `rule` in words; `evidence`, the numbers it rests on."""
+
+    targets: tuple[Target, ...]
+    rule: str
+    evidence: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """Belief about one output at the asked target, before it ran.
+
+    `mean` and `sd`: posterior of the expected return, noise excluded. `lower`, `upper`: for a cost the running
+    intersection Lambda_N; for the reward mean +- alpha sd. `episode_sd`: the noise of one episode as used by the
+    model, so that the told mean of n episodes was predicted with variance sd^2 + episode_sd^2 / n.
+    """
+
+    mean: float
+    sd: float
+    lower: float
+    upper: float
+    episode_sd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A target was handed out; committed before the caller sees it.
+
+    `number` counts asks from 0, `index` is the candidate's number in the target space, `n_told` the measurements
+    that were known. `phase`: "seed" (nothing told yet), "explore" (widest expander) or "maximise" (reward UCB).
+    `safe_count` and `safe_mask` (see `unpack_mask`) are the certified set at this ask; `expander_count` is how
+    many of it could grow it (None where that was not needed).
+    """
+
+    trial: str
+    number: int
+    key: str | None
+    target: Target
+    index: int
+    phase: Phase
+    reward: Bound
+    costs: Mapping[str, Bound]
+    alpha: float
+    n_told: int
+    safe_count: int
+    safe_mask: str
+    expander_count: int | None
+    certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployed:
+    """The first action of a trial is about to be taken; from here on an unknown outcome is a potential violation."""
+
+    trial: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """Raw outcomes of a trial, one entry an episode.
+
+    `rewards`, `costs`: returns; None where a failed episode left no number. `lengths` in steps and `seeds` (reset
+    seeds) where the caller gave them.
+    """
+
+    trial: str
+    rewards: tuple[float | None, ...]
+    costs: Mapping[str, tuple[float | None, ...]]
+    failed: tuple[bool, ...]
+    lengths: tuple[int, ...] | None
+    seeds: tuple[int, ...] | None
+
+    @property
+    def measurement(self) -> Measurement:
+        """The same as a measurement: NaN for None."""
+        return to_measurement(self.rewards, self.costs, self.failed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Abandoned:
+    """A trial will not be told. `deployed` False attests that no action of it was ever taken."""
+
+    trial: str
+    reason: str
+    deployed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarmed:
+    """A measurement contradicts the declared model: the band of `limit` at `target` became empty (lower > upper)."""
+
+    reason: str
+    limit: str
+    target: Target
+    lower: float
+    upper: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An ask was answered by holding. `error` is the class name of the refusal, `reason` its message."""
+
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """The run was ended by its owner; nothing is handed out any more."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """Episodes outside the certified loop, for reports only: they inform no model and no certificate.
+
+    `purpose` says what was evaluated ("recommended", "naive", "baseline", ...).
+    """
+
+    purpose: str
+    target: Target | None
+    rewards: tuple[float | None, ...]
+    costs: Mapping[str, tuple[float | None, ...]]
+    failed: tuple[bool, ...]
+    lengths: tuple[int, ...] | None
+    seeds: tuple[int, ...] | None
+
+    @property
+    def measurement(self) -> Measurement:
+        """The same as a measurement: NaN for None."""
+        return to_measurement(self.rewards, self.costs, self.failed)
+
+
+Event = Started | Seeded | Asked | Deployed | Told | Abandoned | Alarmed | Held | Stopped | Evaluated
+
+KINDS: dict[str, type[Event]] = {
+    "started": Started,
+    "seeded": Seeded,
+    "asked": Asked,
+    "deployed": Deployed,
+    "told": Told,
+    "abandoned": Abandoned,
+    "alarmed": Alarmed,
+    "held": Held,
+    "stopped": Stopped,
+    "evaluated": Evaluated,
+}
+"""Every kind of event by its name in the ledger."""
+
+NAMES: dict[type[Event], str] = {kind: name for name, kind in KINDS.items()}
+"""The name in the ledger of every kind of event."""
+
+
+def nullable(values: np.ndarray) -> tuple[float | None, ...]:
+    """Numbers of an array, None for what is not finite."""
+    return tuple(float(value) if np.isfinite(value) else None for value in values)
+
+
+def to_measurement(
+    rewards: tuple[float | None, ...], costs: Mapping[str, tuple[float | None, ...]], failed: tuple[bool, ...]
+) -> Measurement:
+    """A measurement from an event's numbers; NaN for None."""
+    return Measurement(
+        rewards=_array(rewards),
+        costs={name: _array(values) for name, values in costs.items()},
+        failed=np.array(failed, dtype=np.bool_),
+    )
+
+
+def _array(values: tuple[float | None, ...]) -> np.ndarray:
+    """Float64, NaN for None."""
+    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+
+
+def pack_mask(mask: Bool[np.ndarray, "m"]) -> str:
+    """A boolean per candidate as base64 of `np.packbits`."""
+    return base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")
+
+
+def unpack_mask(text: str, n_candidates: int) -> Bool[np.ndarray, "m"]:
+    """The boolean per candidate that `pack_mask` wrote.
+
+    Raises:
+        IntegrityError: if the text is not a mask of this many candidates.
+    """
+    try:
+        packed = np.frombuffer(base64.b64decode(text, validate=True), dtype=np.uint8)
+    except ValueError as error:
+        raise IntegrityError(f"a mask in the ledger is not base64: {error}; the ledger was altered") from error
+    if len(packed) != (n_candidates + 7) // 8:
+        raise IntegrityError(f"a mask in the ledger has {len(packed)} bytes for {n_candidates} candidates")
+    return np.unpackbits(packed, count=n_candidates).astype(np.bool_)
+
+
+def told(trial: str, measurement: Measurement, lengths: tuple[int, ...] | None, seeds: tuple[int, ...] | None) -> Told:
+    """The event of a measurement.
+
+    Raises:
+        DataError: if lengths or seeds are not one an episode.
+    """
+    _check_one_each(len(measurement), lengths, seeds)
+    return Told(
+        trial=trial,
+        rewards=nullable(measurement.rewards),
+        costs={name: nullable(values) for name, values in measurement.costs.items()},
+        failed=tuple(bool(mark) for mark in measurement.failed),
+        lengths=lengths,
+        seeds=seeds,
+    )
+
+
+def evaluated(
+    purpose: str,
+    target: Target | None,
+    measurement: Measurement,
+    lengths: tuple[int, ...] | None,
+    seeds: tuple[int, ...] | None,
+) -> Evaluated:
+    """The event of an evaluation outside the certified loop.
+
+    Raises:
+        DataError: if lengths or seeds are not one an episode.
+    """
+    _check_one_each(len(measurement), lengths, seeds)
+    return Evaluated(
+        purpose=purpose,
+        target=target,
+        rewards=nullable(measurement.rewards),
+        costs={name: nullable(values) for name, values in measurement.costs.items()},
+        failed=tuple(bool(mark) for mark in measurement.failed),
+        lengths=lengths,
+        seeds=seeds,
+    )
+
+
+def _check_one_each(episodes: int, lengths: tuple[int, ...] | None, seeds: tuple[int, ...] | None) -> None:
+    """Lengths and seeds, where given, are one an episode."""
+    for name, values in (("lengths", lengths), ("seeds", seeds)):
+        if values is not None and len(values) != episodes:
+            raise DataError(f"{episodes} episodes but {len(values)} {name}; give one an episode, or none at all")
