@@ -93,14 +93,15 @@ def draw(view: DataPlane) -> Figure:
     with house_style():
         figure, (ax,) = new_figure(6.4, 4.0)
         count = len(view.costs)
+        thick = count > THICK_SCATTER  # opaque then: blended colours would not compress
         ax.scatter(
             view.costs,
             view.rewards,
-            s=14 if count < 500 else 6,
-            color=DATA,
-            alpha=0.55 if count < 500 else 0.35,
+            s=6 if thick else 14,
+            color="#9aa5b1" if thick else DATA,
+            alpha=None if thick else 0.6,
             linewidths=0,
-            rasterized=count > THICK_SCATTER,
+            rasterized=thick,
             label=f"{count} episode{'' if count == 1 else 's'} in the data",
         )
         on_limit = [] if view.limit is None else [view.limit]

@@ -116,7 +116,7 @@ def limit_line(ax: Axes, limit: float, name: str, along: Literal["x", "y"]) -> N
 
 def whole_numbers(ax: Axes) -> None:
     """Ticks of the axis below at whole numbers only: it counts asks."""
-    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True))
+    ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
 
 
 def span(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]:
@@ -142,7 +142,7 @@ def svg(figure: Figure, name: str) -> str:
     buffer = io.StringIO()
     with house_style(), mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(
-            buffer, format="svg", dpi=160, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+            buffer, format="svg", dpi=130, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -105,8 +105,9 @@ def draw(view: SafeSet) -> Figure:
             ax.set_visible(False)
         for ax in axes[len(view.moments) - columns : len(view.moments)]:
             ax.set_xlabel(f"target {view.names[1]} return (G)" if view.names[1] else "", fontsize=8.5)
-            ax.tick_params(labelbottom=True)
-        figure.supylabel(f"target {view.names[0]} return (R)", fontsize=9)
+            ax.tick_params(labelbottom=bool(view.names[1]))
+        name = f"target {view.names[0]} return (R)" if view.names[1] else f"target {view.names[0]}"
+        figure.supylabel(name, fontsize=9)
         marks = {name: mark for ax in axes for mark, name in zip(*ax.get_legend_handles_labels(), strict=True)}
         figure.legend(list(marks.values()), list(marks), loc="outside lower center", ncols=3)
         return figure
@@ -124,8 +125,8 @@ def _panel(
         )
         hatched.set_hatch("////")
         ax.add_collection(hatched)
-    _mark(ax, shown.deployed, "deployed", size=13)
-    _mark(ax, view.seeds, "seed", size=24)
+    _mark(ax, shown.deployed, "deployed", size=13.0)
+    _mark(ax, view.seeds, "seed", size=24.0)
     if shown.asked is not None:
         ax.scatter(
             *_place([shown.asked]),
@@ -137,7 +138,7 @@ def _panel(
             zorder=6,
         )
     if last and view.final is not None:
-        _mark(ax, [view.final], "final", size=110)
+        _mark(ax, [view.final], "final", size=110.0)
     ax.set_xlim(edges[1][0], edges[1][-1])
     ax.set_ylim(edges[0][0], edges[0][-1])
     share = shown.certified.sum()

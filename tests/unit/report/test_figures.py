@@ -1,0 +1,250 @@
+import math
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.figure import Figure
+
+from safehold.core.errors import DataError, UsageError
+from safehold.core.target import TargetSpace
+from safehold.report.figures import (
+    asked_obtained,
+    bounds,
+    calibration,
+    certificate,
+    data_plane,
+    palette,
+    safe_set,
+    timeline,
+)
+from safehold.report.intervals import mean_interval
+
+SPACE = TargetSpace({"reward": (0.0, 10.0), "cost": (0.0, 1.0, 2.0)})
+
+
+def rendered(figure: Figure) -> str:
+    return palette.svg(figure, "test")
+
+
+# data_plane
+
+
+def test_pareto_keeps_what_no_cheaper_episode_out_earns():
+    costs = np.array([0.0, 1.0, 1.0, 2.0, 3.0, 0.0])
+    rewards = np.array([5.0, 4.0, 6.0, 6.0, 9.0, 5.0])
+    assert data_plane.pareto(costs, rewards).tolist() == [True, False, True, False, True, False]
+
+
+@given(arrays(np.float64, (12, 2), elements=st.integers(0, 5).map(float)))
+def test_pareto_agrees_with_the_definition(points):
+    costs, rewards = points[:, 0], points[:, 1]
+    best = data_plane.pareto(costs, rewards)
+    for i in range(len(points)):
+        beaten = np.any((costs <= costs[i]) & (rewards >= rewards[i]) & ((costs < costs[i]) | (rewards > rewards[i])))
+        assert beaten or best[(costs == costs[i]) & (rewards == rewards[i])].sum() == 1
+        assert not (beaten and best[i])
+
+
+def test_share_over_the_limit_counts_a_missing_cost_as_over():
+    view = data_plane.info(np.array([1.0, 3.0, math.nan]), np.zeros(3), limit=2.0)
+    assert view.share_over_limit == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("episodes", [0, 1, 2, 400])
+@pytest.mark.parametrize("limit", [None, 0.0, 25.0])
+def test_data_plane_draws_any_number_of_episodes(episodes, limit):
+    rng = np.random.default_rng(0)
+    told = data_plane.outcome("final", rng.normal(size=20), rng.exponential(size=20))
+    single = data_plane.outcome("naive", np.array([1.0]), np.array([2.0]))
+    view = data_plane.info(
+        rng.exponential(size=episodes), rng.normal(size=episodes), limit=limit, outcomes=(told, single)
+    )
+    text = rendered(data_plane.draw(view))
+    assert "cost return of an episode (cost units)" in text
+    assert f"{episodes} episode" in text
+
+
+# asked_obtained
+
+
+def test_answers_of_one_label_stand_together_and_keep_their_numbers():
+    naive = asked_obtained.answer("naive", (9.0, 2.0), np.array([8.0, 8.0]), np.array([5.0, 5.0]))
+    dial = asked_obtained.answer("dial", (3.0, 1.0), np.array([4.0]), np.array([0.0]))
+    view = asked_obtained.info([naive, dial, naive], limit=2.0)
+    assert [a.label for a in view.answers] == ["dial", "naive", "naive"]
+    assert (view.answers[1].asked_reward, view.answers[1].asked_cost) == (9.0, 2.0)
+    assert (view.answers[1].reward.estimate, view.answers[1].cost.estimate) == (8.0, 5.0)
+    assert "naive target" in rendered(asked_obtained.draw(view))
+
+
+def test_asked_obtained_draws_nothing_without_answers():
+    assert "no target was run yet" in rendered(asked_obtained.draw(asked_obtained.info([])))
+
+
+# safe_set
+
+
+def test_the_mask_of_candidates_lies_on_the_plane_in_c_order():
+    mask = np.array([True, False, False, False, False, True])
+    shown = safe_set.moment(SPACE, 3, mask, [(0.0, 0.0)], (10.0, 2.0))
+    assert shown.certified.tolist() == [[True, False, False], [False, False, True]]
+
+
+def test_a_third_axis_is_folded_by_any():
+    space = TargetSpace({"reward": (0.0,), "a": (0.0, 1.0), "b": (0.0, 1.0)})
+    shown = safe_set.moment(space, 0, np.array([False, True, False, False]), [], None)
+    assert shown.certified.tolist() == [[True, False]]
+
+
+def test_a_mask_of_another_size_is_refused():
+    with pytest.raises(DataError, match="6 candidates"):
+        safe_set.moment(SPACE, 0, np.ones(5, dtype=np.bool_), [], None)
+
+
+def test_moments_are_thinned_but_first_and_last_stay():
+    moments = [safe_set.moment(SPACE, n, np.arange(6) <= n % 6, [], None) for n in range(20)]
+    view = safe_set.info(SPACE, moments, most=4)
+    assert [m.number for m in view.moments] == [0, 6, 13, 19]
+    assert view.certified_counts() == (1, 1, 2, 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 6])
+def test_safe_set_draws_any_number_of_moments(count):
+    supported = np.array([True, True, True, True, True, False])
+    moments = [safe_set.moment(SPACE, n, np.arange(6) < n, [(0.0, 0.0)], (10.0, 1.0)) for n in range(count)]
+    view = safe_set.info(SPACE, moments, seeds=[(0.0, 0.0)], supported=supported, final=(10.0, 0.0))
+    text = rendered(safe_set.draw(view))
+    assert ("no ask yet" in text) == (count == 0)
+    assert not view.unsupported[0].any()
+    assert view.unsupported[1].tolist() == [False, False, True]
+
+
+def test_a_dial_with_one_axis_is_drawn():
+    space = TargetSpace({"epsilon": (0.1, 0.2, 0.4)})
+    view = safe_set.info(space, [safe_set.moment(space, 0, np.array([True, False, True]), [(0.1,)], (0.4,))])
+    assert "target epsilon" in rendered(safe_set.draw(view))
+
+
+def test_a_big_grid_stays_a_small_drawing():
+    space = TargetSpace({"reward": tuple(map(float, range(200))), "cost": tuple(map(float, range(200)))})
+    mask = (space.points.sum(axis=1) % 40 < 30).astype(np.bool_)
+    view = safe_set.info(space, [safe_set.moment(space, 0, mask, [], None)])
+    assert len(rendered(safe_set.draw(view))) < 300_000
+
+
+# timeline
+
+
+def deployment(number: int, costs: list[float]) -> timeline.Deployed:
+    return timeline.Deployed(
+        number=number, label="seed", costs=np.array(costs), rewards=np.zeros(len(costs)), upper=9.0 if number else None
+    )
+
+
+def test_deployments_over_the_limit_are_counted_and_an_unmeasured_one_is_one():
+    deployed = [deployment(0, [1.0, 3.0]), deployment(1, [2.0, 3.0]), deployment(2, [math.nan]), deployment(3, [])]
+    assert timeline.info(deployed, limit=2.0).over_limit == 3
+    assert timeline.info(deployed).over_limit == 0
+
+
+@pytest.mark.parametrize("count", [0, 1, 12])
+@pytest.mark.parametrize("episodes", [1, 20, 60])
+def test_timeline_draws_any_number_of_deployments(count, episodes):
+    rng = np.random.default_rng(0)
+    deployed = [deployment(n, rng.exponential(size=episodes).tolist()) for n in range(count)]
+    view = timeline.info(deployed, naive_costs=np.ones(5), naive_rewards=np.ones(5), limit=2.0)
+    assert ("no deployment yet" in rendered(timeline.draw(view))) == (count == 0)
+
+
+def test_timeline_draws_costs_that_are_not_there():
+    assert rendered(timeline.draw(timeline.info([deployment(0, [math.nan, math.inf])], limit=2.0)))
+
+
+# calibration
+
+
+def test_residuals_and_share_inside_the_band_by_hand():
+    predictions = [
+        calibration.Prediction(number=0, mean=1.0, deviation=2.0, told=4.0),
+        calibration.Prediction(number=1, mean=0.0, deviation=1.0, told=-2.5),
+        calibration.Prediction(number=2, mean=0.0, deviation=0.0, told=0.0),
+    ]
+    shown = calibration.belief("cost", predictions)
+    assert [p.residual for p in predictions][:2] == [1.5, -2.5]
+    assert math.isnan(predictions[2].residual)
+    assert (shown.inside.estimate, shown.inside.n) == (1 / 3, 3)
+    assert "1 of 3 inside" in rendered(calibration.draw(calibration.info([shown, calibration.belief("reward", [])])))
+
+
+def test_calibration_draws_nothing_without_tells():
+    assert "nothing told yet" in rendered(calibration.draw(calibration.info([calibration.belief("cost", [])])))
+
+
+# bounds
+
+
+def test_slack_is_the_nearest_bound_to_the_limit():
+    asks = [bounds.BoundAtAsk(number=n, mean=1.0, upper=u, told=None) for n, u in enumerate((None, 3.0, 4.5))]
+    assert bounds.info(asks, limit=5.0).slack == 0.5
+    assert bounds.info(asks[:1], limit=5.0).slack is None
+    assert bounds.info(asks).slack is None
+
+
+def test_bounds_draw_told_and_untold_asks():
+    told = mean_interval(np.array([1.0, 2.0]))
+    asks = [bounds.BoundAtAsk(number=n, mean=1.0, upper=2.0, told=told if n else None) for n in range(3)]
+    assert "certified bound of the mean" in rendered(bounds.draw(bounds.info(asks, limit=5.0)))
+
+
+# certificate
+
+
+def premise(standing: certificate.Standing) -> certificate.Premise:
+    return certificate.Premise(id="A1", text="costs are seen", standing=standing)
+
+
+@pytest.mark.parametrize(("standing", "stands"), [("checked", True), ("trusted", True), ("broken", False)])
+def test_a_certificate_stands_until_a_premise_breaks(standing, stands):
+    view = certificate.info(
+        kind="paper",
+        promise="p",
+        facts=[("delta", "0.05")],
+        premises=[premise(standing)],
+        delta=0.05,
+        spent_after=[0.01],
+    )
+    assert view.stands == stands
+    text = rendered(certificate.draw(view))
+    assert ("no longer stands" in text) != stands
+    assert certificate.SIGNS[standing][2] in text
+
+
+def test_a_certificate_before_the_first_ask_is_drawn():
+    view = certificate.info(kind="k", promise="p " * 300, facts=[], premises=[], delta=0.05, spent_after=[])
+    assert "nothing asked yet" in rendered(certificate.draw(view))
+
+
+# the house style
+
+
+def test_drawing_leaves_matplotlib_as_it_was():
+    before = dict(mpl.rcParams)
+    rendered(data_plane.draw(data_plane.info(np.ones(3), np.ones(3))))
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_picture_of_unknown_kind_is_refused(tmp_path):
+    figure = bounds.draw(bounds.info([]))
+    with pytest.raises(UsageError, match=r"\.png, \.svg or \.pdf"):
+        palette.save(figure, tmp_path / "picture.exe")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_a_picture_is_the_same_file_when_made_again(tmp_path, kind):
+    for name in ("a", "b"):
+        palette.save(bounds.draw(bounds.info([])), tmp_path / f"{name}.{kind}")
+    assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
