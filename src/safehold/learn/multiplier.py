@@ -2,7 +2,7 @@
 
 import math
 
-from pydantic import NonNegativeFloat
+from pydantic import NonNegativeFloat, PositiveFloat
 
 from safehold.core.config import Config
 from safehold.core.constraint import Limit
@@ -21,7 +21,7 @@ class MultiplierConfig(Config):
     """Answers a violation at once, and lets go as soon as it is gone; damps the swings of pure ascent."""
     derivative_gain: NonNegativeFloat = 0.0
     """Answers a cost that rises, before it breaks the limit; a cost that falls is not rewarded."""
-    largest_step: NonNegativeFloat = 100.0
+    largest_step: PositiveFloat = 50.0
     """Violations count as at most this in one update, either way, so that a reckless start does not wind it up."""
 
 

@@ -1,0 +1,145 @@
+"""A zoo: snapshots of policies along several training runs, kept together with what each earned and cost."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from safehold.core.errors import DataError
+from safehold.core.spec import Box
+from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
+from safehold.learn.gaussian_policy import GaussianPolicy
+from safehold.nn.tensors import to_array
+
+KIND = "zoo"
+"""What a zoo's checkpoint calls itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Returns of a few episodes at one noise level: means, and standard deviations between episodes.
+
+    `noise` is the mean over action entries of the noise's standard deviation, in action units.
+    """
+
+    noise: float
+    episodes: int
+    reward: float
+    reward_sd: float
+    cost: float
+    cost_sd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ZooPolicy:
+    """One snapshot. `limit` is None for a run without one; `step` counts environment steps of its training."""
+
+    name: str
+    run: str
+    limit: float | None
+    seed: int
+    step: int
+    evaluations: tuple[Evaluation, ...]
+    policy: GaussianPolicy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zoo:
+    """Snapshots for one environment. `provenance` says how they were made; `digest` names every byte of the files."""
+
+    env_id: str
+    policies: tuple[ZooPolicy, ...]
+    provenance: Mapping[str, Any]
+    digest: str
+
+
+def save_zoo(directory: Path, *, env_id: str, policies: Sequence[ZooPolicy], provenance: Mapping[str, Any]) -> str:
+    """Writes a zoo as one checkpoint, and returns its digest.
+
+    Raises:
+        UsageError: if the directory exists.
+        DataError: if two policies have one name.
+    """
+    names = [entry.name for entry in policies]
+    if len(set(names)) != len(names):
+        raise DataError(f"two of the {len(names)} policies have the same name; a zoo tells its policies by name")
+    tensors: dict[str, torch.Tensor] = {}
+    for entry in policies:
+        arrays = {
+            **{f"weight.{i}": weight for i, weight in enumerate(entry.policy.weights)},
+            **{f"bias.{i}": bias for i, bias in enumerate(entry.policy.biases)},
+            "observation_mean": entry.policy.observation_mean,
+            "observation_sd": entry.policy.observation_sd,
+            "sd": entry.policy.sd,
+        }
+        tensors |= {f"{entry.name}/{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
+    meta = {
+        "env_id": env_id,
+        "provenance": dict(provenance),
+        "policies": [
+            {
+                "name": entry.name,
+                "run": entry.run,
+                "limit": entry.limit,
+                "seed": entry.seed,
+                "step": entry.step,
+                "evaluations": [asdict(evaluation) for evaluation in entry.evaluations],
+                "action": asdict(entry.policy.action),
+                "layers": len(entry.policy.weights),
+            }
+            for entry in policies
+        ],
+    }
+    return save_checkpoint(directory, kind=KIND, tensors=tensors, meta=meta)
+
+
+def load_zoo(directory: Path) -> Zoo:
+    """Reads a zoo, sums checked.
+
+    Raises:
+        IntegrityError: if the bytes are not those that were written.
+        DataError: if the checkpoint is of another kind, or an entry is incomplete.
+    """
+    checkpoint = load_checkpoint(directory)
+    if checkpoint.kind != KIND:
+        raise DataError(f"{directory} holds a {checkpoint.kind!r}, not a zoo of policies")
+    try:
+        policies = tuple(_entry(described, checkpoint.tensors) for described in checkpoint.meta["policies"])
+        return Zoo(
+            env_id=str(checkpoint.meta["env_id"]),
+            policies=policies,
+            provenance=checkpoint.meta["provenance"],
+            digest=checkpoint.digest,
+        )
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{directory}: an entry of this zoo is incomplete ({error!r}); build the zoo again") from error
+
+
+def _entry(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> ZooPolicy:
+    """One policy from its description and its tensors."""
+    name, layers = str(described["name"]), range(int(described["layers"]))
+
+    def array(entry: str) -> np.ndarray:
+        return to_array(tensors[f"{name}/{entry}"])
+
+    policy = GaussianPolicy(
+        weights=tuple(array(f"weight.{i}") for i in layers),
+        biases=tuple(array(f"bias.{i}") for i in layers),
+        observation_mean=array("observation_mean"),
+        observation_sd=array("observation_sd"),
+        sd=array("sd"),
+        action=Box(tuple(described["action"]["low"]), tuple(described["action"]["high"])),
+    )
+    limit = described["limit"]
+    return ZooPolicy(
+        name=name,
+        run=str(described["run"]),
+        limit=None if limit is None else float(limit),
+        seed=int(described["seed"]),
+        step=int(described["step"]),
+        evaluations=tuple(Evaluation(**evaluation) for evaluation in described["evaluations"]),
+        policy=policy,
+    )
