@@ -1,0 +1,222 @@
+"""Wire a log, a policy family and a world into a certified deployment, and drive it to its end."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from safehold.core.certificate import Trial
+from safehold.core.config import Config
+from safehold.core.constraint import Limit, SumCost
+from safehold.core.episode import Episode
+from safehold.core.errors import EnvironmentFault, Exhausted, ModelError, UsageError
+from safehold.core.measurement import Measurement
+from safehold.core.policy import PolicyFamily
+from safehold.core.seeding import Streams
+from safehold.core.target import TargetSpace
+from safehold.data.dataset import OfflineDataset
+from safehold.data.summary import support
+from safehold.deploy.declaration import Declaration, Settings
+from safehold.deploy.optimizer import Deployment
+from safehold.deploy.prior import Prior
+from safehold.deploy.seeds import SeedRule, SeedSelection, from_returns
+from safehold.rollout.episodes import rollout
+
+
+class DeployConfig(Config):
+    """What is declared before the first ask, in words that do not depend on the task's units."""
+
+    limit: float = Field(default=20.0, ge=0.0)
+    """Largest allowed expected cost, in the task's cost units per episode."""
+    delta: float = Field(default=0.05, gt=0.0, lt=1.0)
+    """Probability, under the declared prior, that any deployed target is unsafe."""
+    iterations: PositiveInt = 20
+    """Largest number of asks."""
+    episodes_per_ask: PositiveInt = 20
+    """Episodes that each asked target runs for."""
+    reward_points: PositiveInt = 41
+    """Target rewards on the dial, from the seed box up to the best logged reward at an allowed target cost."""
+    cost_points: PositiveInt = 31
+    """Target costs on the dial, from 0 to `cost_span` times the limit."""
+    cost_span: PositiveFloat = 1.5
+    """Upper end of the cost dial, as a share of the limit: a cautious policy may have to be asked for more."""
+    support_reward: PositiveFloat = 0.05
+    """A target is supported by logged episodes within this share of the logged span of reward returns ..."""
+    support_cost: PositiveFloat = 0.5
+    """... and within this share of the limit in cost return ..."""
+    support_minimum: PositiveInt = 5
+    """... if there are at least so many."""
+    lengthscale_reward: PositiveFloat = 0.5
+    """Declared length-scale of the dial's error along the target reward, as a share of that axis."""
+    lengthscale_cost: PositiveFloat = 0.5
+    """The same along the target cost."""
+    dial_error: PositiveFloat = 0.5
+    """Declared standard deviation of the dial's error in cost, as a share of the limit."""
+    episode_sd: PositiveFloat = 0.25
+    """Declared floor of the standard deviation of one episode's cost, as a share of the limit."""
+    seed_cost: float = Field(default=0.25, gt=0.0, lt=1.0)
+    """Seed targets ask for at most this share of the limit ..."""
+    seed_low: PositiveFloat = 0.7
+    """... and for a reward from this share ..."""
+    seed_high: PositiveFloat = 0.8
+    """... to this share of the best reward logged at such costs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A declaration, and the evidence from the log that its seed targets rest on."""
+
+    declaration: Declaration
+    seeds: SeedSelection
+
+
+def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
+    """The declaration that a log and a few declared scales lead to.
+
+    The dial of rewards starts at the seed box and ends at the best logged reward return among episodes whose cost
+    is within the cost dial: beyond it the log has nothing to say. Candidates without logged episodes nearby are
+    never certified.
+
+    Raises:
+        NoSeed: if the log has no safe episodes to start from.
+        BadPrior: if the declared scales would certify targets before any evidence.
+        UsageError: if the dataset has more than one cost; declare such a deployment by hand.
+    """
+    spec = dataset.spec
+    if len(spec.cost_names) != 1:
+        raise UsageError(f"this road limits one cost, the log has {spec.cost_names}; build a Declaration by hand")
+    if not config.limit > 0:
+        raise UsageError("a limit of 0 leaves no scale to declare from; build a Declaration by hand")
+    name = spec.cost_names[0]
+    limit = Limit(name, float(config.limit))
+    rewards, costs = dataset.reward_returns, dataset.cost_returns[:, 0]
+    rule = SeedRule(cost_share=config.seed_cost, low=config.seed_low, high=config.seed_high)
+    space = _space(rewards, costs, name, config)
+    supported = support(
+        dataset,
+        space.points,
+        config.support_reward * float(np.ptp(rewards)),
+        config.support_cost * limit.value,
+        config.support_minimum,
+    )
+    seeds = from_returns(space, (limit,), supported, rewards, {name: costs}, rule)
+    spans = {axis: float(values[-1] - values[0]) for axis, values in space.axes.items()}
+    prior = Prior.asked(
+        space,
+        [limit],
+        supported,
+        lengthscales={
+            "reward": config.lengthscale_reward * spans["reward"],
+            name: config.lengthscale_cost * spans[name],
+        },
+        dial_error={name: config.dial_error * limit.value},
+        episode_sd={name: config.episode_sd * limit.value},
+    )
+    declaration = Declaration(
+        prior=prior,
+        limits=(limit,),
+        caps={name: _cap(dataset)},
+        seed_targets=seeds.targets,
+        seed_rule="log",
+        delta=config.delta,
+        horizon=config.iterations,
+        settings=Settings(episodes_per_ask=config.episodes_per_ask),
+    )
+    return Plan(declaration, seeds)
+
+
+def drive(
+    deployment: Deployment,
+    env_id: str,
+    family: PolicyFamily,
+    *,
+    streams: Streams,
+    workers: int = 1,
+    on_told: Callable[[Trial, Measurement], None] | None = None,
+) -> None:
+    """Asks, runs and tells until the declared asks are spent; goes on where an earlier process stopped.
+
+    The reset seeds of a trial's episodes follow from its number alone, so a trial that was interrupted runs again
+    on the same episodes, and the ledger ends up as that of an unbroken run.
+
+    Raises:
+        SafetyHold: as `Deployment.ask` does, `Exhausted` excepted: that is the planned end.
+        EnvironmentFault, ModelError: if the world or the policy breaks; the trial is abandoned as of unknown outcome.
+    """
+    declaration = deployment.state.declaration
+    constraints = [SumCost(limit.name) for limit in declaration.limits]
+    with deployment.run.runner_lock():
+        while (trial := _next_trial(deployment)) is not None:
+            deployment.deployed(trial.id)
+            count = declaration.settings.episodes_per_ask
+            seeds = streams.episode_seeds("deployment", trial.number * count, count)
+            try:
+                episodes = rollout(
+                    env_id,
+                    family.at(trial.target),
+                    seeds,
+                    rng_seed=streams.integer("deployment/policy"),
+                    workers=workers,
+                )
+            except (EnvironmentFault, ModelError) as fault:
+                deployment.abandon(trial.id, f"{type(fault).__name__}: {fault}")
+                raise
+            _tell(deployment, trial, episodes, constraints, family, on_told)
+
+
+def _tell(
+    deployment: Deployment,
+    trial: Trial,
+    episodes: list[Episode],
+    constraints: list[SumCost],
+    family: PolicyFamily,
+    on_told: Callable[[Trial, Measurement], None] | None,
+) -> None:
+    """Tells the raw outcomes of one trial."""
+    measurement = Measurement.of(episodes, constraints, family.target_names[1:])
+    told = deployment.tell(
+        trial.id,
+        measurement,
+        lengths=tuple(len(episode) for episode in episodes),
+        seeds=tuple(episode.seed for episode in episodes if episode.seed is not None),
+    )
+    if on_told is not None:
+        on_told(told, measurement)
+
+
+def _next_trial(deployment: Deployment) -> Trial | None:
+    """The trial that is still open, or a new one; None once the declared asks are spent."""
+    deployment.refresh()
+    state = deployment.state
+    if state.open_trials:
+        return state.trial(state.open_trials[0])
+    try:
+        return deployment.ask(key=f"ask-{len(state.asked)}")
+    except Exhausted:
+        return None
+
+
+def _space(rewards: np.ndarray, costs: np.ndarray, name: str, config: DeployConfig) -> TargetSpace:
+    """The dial: a grid of target rewards and target costs."""
+    low_cost = costs <= config.seed_cost * config.limit
+    allowed = costs <= config.cost_span * config.limit
+    # without a cheap episode there are no seeds; the seed rule says so in its own words
+    bottom = config.seed_low * float(np.max(rewards[low_cost] if low_cost.any() else rewards))
+    top = float(np.max(rewards[allowed] if allowed.any() else rewards))
+    if not bottom < top:
+        raise UsageError(
+            f"the dial of rewards would run from {bottom:.4g} to {top:.4g}: the log holds no better episodes at costs "
+            f"up to {config.cost_span * config.limit:g} than those the seeds are taken from; nothing is to be tuned"
+        )
+    return TargetSpace(
+        {
+            "reward": tuple(np.linspace(bottom, top, config.reward_points).tolist()),
+            name: tuple(np.linspace(0.0, config.cost_span * config.limit, config.cost_points).tolist()),
+        }
+    )
+
+
+def _cap(dataset: OfflineDataset) -> float:
+    """Largest possible cost return: the horizon times the largest cost of a step that the log has seen, at least 1."""
+    return float(dataset.spec.horizon * max(1.0, float(dataset.costs.max())))

@@ -1,0 +1,114 @@
+"""Evaluate a policy, or a policy family over many targets, on fresh seeded episodes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from safehold.core.episode import Episode
+from safehold.core.errors import DataError
+from safehold.core.policy import Policy
+from safehold.core.seeding import Streams
+from safehold.core.target import Target
+from safehold.rollout.episodes import rollout
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Returns of one policy, an entry an episode.
+
+    `label` says what was evaluated ("naive", "seed", "final", ...), `target` what was asked (None for a policy
+    without a dial), `stream` and `first` which episode seeds were used.
+    """
+
+    label: str
+    target: Target | None
+    stream: str
+    first: int
+    rewards: Float[np.ndarray, "episodes"]
+    costs: Float[np.ndarray, "episodes k"]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, raw returns included."""
+        return {
+            "label": self.label,
+            "target": None if self.target is None else list(self.target),
+            "stream": self.stream,
+            "first": self.first,
+            "rewards": self.rewards.tolist(),
+            "costs": self.costs.tolist(),
+        }
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> "Evaluation":
+        """The inverse of `to_json`; refuses values that are not there."""
+        try:
+            return Evaluation(
+                label=values["label"],
+                target=None if values["target"] is None else tuple(values["target"]),
+                stream=values["stream"],
+                first=values["first"],
+                rewards=np.array(values["rewards"], dtype=np.float64),
+                costs=np.array(values["costs"], dtype=np.float64),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"an evaluation record is broken: {error!r}; delete the file to evaluate again") from error
+
+
+def evaluate(
+    env_id: str,
+    policy: Policy,
+    *,
+    label: str,
+    streams: Streams,
+    stream: str,
+    episodes: int,
+    target: Target | None = None,
+    first: int = 0,
+    workers: int = 1,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> Evaluation:
+    """Runs `episodes` fresh episodes; their reset seeds are numbers `first`, `first + 1`, ... of `stream`."""
+    seeds = streams.episode_seeds(stream, first, episodes)
+    done = rollout(
+        env_id, policy, seeds, rng_seed=streams.integer(f"{stream}/policy"), workers=workers, on_episode=on_episode
+    )
+    return Evaluation(
+        label=label,
+        target=target,
+        stream=stream,
+        first=first,
+        rewards=np.array([episode.reward_return for episode in done]),
+        costs=np.array([episode.cost_returns for episode in done]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DialQuality:
+    """Does the policy do what it is asked? Spearman rank correlations of asked and obtained mean returns."""
+
+    cost: float
+    reward: float
+    targets: int
+
+
+def dial_quality(evaluations: Sequence[Evaluation], cost_column: int = 0) -> DialQuality:
+    """Rank correlations over targets (R, G_1, ..., G_k); ties share their mean rank."""
+    asked = np.array([evaluation.target for evaluation in evaluations], dtype=np.float64)
+    reward = np.array([np.mean(evaluation.rewards) for evaluation in evaluations])
+    cost = np.array([np.mean(evaluation.costs[:, cost_column]) for evaluation in evaluations])
+    return DialQuality(
+        cost=rank_correlation(asked[:, 1 + cost_column], cost),
+        reward=rank_correlation(asked[:, 0], reward),
+        targets=len(evaluations),
+    )
+
+
+def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
+    """Spearman's rho: Pearson correlation of the ranks, ties at their mean rank."""
+    # scipy is heavy to import and only its statistics are needed here
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(a, b).statistic)
