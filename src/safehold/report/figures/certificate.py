@@ -48,6 +48,11 @@ class CertificatePage:
         """True while no premise is broken."""
         return all(premise.standing != "broken" for premise in self.premises)
 
+    @property
+    def spent_at_once(self) -> bool:
+        """True if all of delta was spent by declaring it, so that no ask is charged."""
+        return bool(self.spent_after) and min(self.spent_after) == max(self.spent_after) == self.delta
+
 
 def info(
     *,
@@ -74,7 +79,7 @@ _WIDE = 98  # characters a line holds
 
 
 def draw(view: CertificatePage) -> Figure:
-    """Words above, the spending of delta below."""
+    """Words above, the spending of delta below, where asks are charged one by one."""
     promise = textwrap.wrap(view.promise, _WIDE)
     premises = [(p, textwrap.wrap(f"{p.id}: {p.text}" if p.text else p.id, _WIDE - 32)) for p in view.premises]
     lines = (
@@ -82,6 +87,10 @@ def draw(view: CertificatePage) -> Figure:
     )
     words_height = lines * _LINE
     with house_style():
+        if view.spent_at_once:
+            figure, (words,) = new_figure(7.6, words_height + 0.1)
+            _write(words, view, promise, premises, lines)
+            return figure
         figure, (words, budget) = new_figure(7.6, words_height + 2.0, rows=2, height_ratios=(words_height, 1.7))
         _write(words, view, promise, premises, lines)
         _spend(budget, view)

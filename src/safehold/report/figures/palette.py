@@ -37,6 +37,7 @@ MARKS = {
     "final": ("*", TUNED),
     "naive": ("X", NAIVE),
     "bc_safe": ("D", REWARD),
+    "other": ("v", DATA),
 }
 """Label of a target -> its mark and colour, the same in every figure."""
 
@@ -49,6 +50,7 @@ NAMES = {
     "final": "tuned target",
     "naive": "naive target",
     "bc_safe": "cloned from safe episodes",
+    "other": "other policy or target",
 }
 
 _SETTINGS = {

@@ -1,0 +1,61 @@
+"""The premises of a certificate in words, and whether a run checked them, trusted them, or saw one break."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from safehold.deploy.replay import State
+from safehold.report.figures.certificate import Premise, Standing
+
+
+def premises(state: State) -> tuple[Premise, ...]:
+    """Every premise that a certificate of this run named, in the order of its id."""
+    named = {premise for asked in state.asked.values() for premise in asked.certificate.premises}
+    return tuple(_premise(state, name) for name in sorted(named))
+
+
+def _premise(state: State, name: str) -> Premise:
+    """One premise; an id that this release does not know is trusted, in the words of docs/guarantees.md alone."""
+    text, standing = _KNOWN.get(name, ("see docs/guarantees.md", _trusted))
+    return Premise(id=name, text=text, standing=standing(state))
+
+
+def _trusted(_state: State) -> Standing:
+    return "trusted"
+
+
+def _prior(state: State) -> Standing:
+    """An alarm is a measurement that the declared belief cannot explain."""
+    return "broken" if state.alarm is not None else "trusted"
+
+
+def _independence(state: State) -> Standing:
+    """Reset seeds were told, and no two episodes share one."""
+    told = [event.seeds for event in state.told.values()]
+    if not told or any(seeds is None for seeds in told):
+        return "trusted"
+    every = [seed for seeds in told if seeds is not None for seed in seeds]
+    return "checked" if len(every) == len(set(every)) else "broken"
+
+
+def _cap(state: State) -> Standing:
+    """`tell` refuses a cost above its cap, so every cost that was told is under it."""
+    return "checked" if state.told else "trusted"
+
+
+def _seeds(state: State) -> Standing:
+    """A seed target that its own episodes contradicted was not safe."""
+    return "broken" if bool((state.contradicted() & state.declaration.seeds).any()) else "trusted"
+
+
+_KNOWN: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyType(
+    {
+        "A1-prior": ("the expected costs are drawn from the declared prior, hyper-parameters fixed in advance", _prior),
+        "A2-noise": ("episode returns scatter about their mean with at most the declared variance", _trusted),
+        "A3-independence": ("episodes are independent: every one has a reset seed of its own", _independence),
+        "A4-unchanged": ("policy and environment stay the same through the run", _trusted),
+        "A5-cap": ("no episode costs more than the declared cap", _cap),
+        "A6-seeds-attested": ("the seed targets are safe, as whoever declared them attests", _seeds),
+        "A6-seeds-from-log": ("the seed targets are safe, because logged episodes near them were", _seeds),
+    }
+)
+"""Id of docs/guarantees.md -> its sentence, and how a run stands to it."""

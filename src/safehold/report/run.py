@@ -1,0 +1,192 @@
+"""A run as its directory tells it: ledger, evaluations, logged episodes; read once, then frozen."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from safehold.core.errors import DataError, UsageError
+from safehold.core.target import Target
+from safehold.data.layouts import read_any
+from safehold.deploy.declaration import Declaration
+from safehold.deploy.replay import State, replay
+from safehold.ledger.events import Evaluated, Event, Started
+from safehold.ledger.run import RunDirectory
+
+EVALUATIONS = "evaluations.json"
+"""Beside the ledger: returns of targets that were run outside the certified loop."""
+
+_LEDGERS = (".", "deployment", "deploy")
+_EPISODES = ("episodes.hdf5", "data.hdf5", "data/episodes.hdf5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Returns of one target, one entry an episode: `costs` of the limited cost. `target` is None without a dial."""
+
+    label: str
+    target: Target | None
+    rewards: Float[np.ndarray, "n"]
+    costs: Float[np.ndarray, "n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggedReturns:
+    """Returns of the logged episodes, and what a unit of each cost means."""
+
+    rewards: Float[np.ndarray, "E"]
+    costs: Mapping[str, Float[np.ndarray, "E"]]
+    units: Mapping[str, str]
+    env_id: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunView:
+    """Everything a report says is a function of this.
+
+    `state` is None, and `events` empty, for a directory without a deployment.
+    """
+
+    name: str
+    directory: Path
+    events: tuple[Event, ...]
+    state: State | None
+    task: str
+    evaluations: tuple[Evaluation, ...]
+    logged: LoggedReturns | None
+
+    @property
+    def declaration(self) -> Declaration | None:
+        """What was declared before the first ask."""
+        return None if self.state is None else self.state.declaration
+
+    @property
+    def started(self) -> Started | None:
+        """The first event of the deployment."""
+        return next((event for event in self.events if isinstance(event, Started)), None)
+
+    def unit(self, cost: str) -> str:
+        """What one unit of this cost means."""
+        return self.logged.units.get(cost, "cost units") if self.logged is not None else "cost units"
+
+    def evaluation(self, label: str) -> Evaluation | None:
+        """The first evaluation with this label."""
+        return next((found for found in self.evaluations if found.label == label), None)
+
+
+def read_run(directory: Path) -> RunView:
+    """Reads what is there; writes and locks nothing.
+
+    Raises:
+        UsageError: if the directory holds neither a deployment nor evaluations.
+        IntegrityError: if the ledger is damaged or altered.
+        DataError: if the evaluations or the episodes cannot be read.
+    """
+    if not directory.is_dir():
+        raise UsageError(f"{directory} is not a directory; name the directory of a run")
+    ledger = next((run for name in _LEDGERS if (run := RunDirectory(directory / name)).started), None)
+    record = _read_evaluations(directory / EVALUATIONS)
+    if ledger is None and record is None:
+        raise UsageError(f"{directory} holds neither a deployment (ledger.sqlite) nor {EVALUATIONS}; nothing to report")
+    events = () if ledger is None else tuple(ledger.events())
+    state = _state(events)
+    logged = _logged(directory)
+    from_file = () if record is None else tuple(_evaluation(entry, directory) for entry in record["targets"])
+    task = (record or {}).get("task") or (logged.env_id if logged is not None else "") or _provided_task(events)
+    return RunView(
+        name=directory.resolve().name,
+        directory=directory,
+        events=events,
+        state=state,
+        task=str(task),
+        evaluations=(*from_file, *_evaluated(events, state)),
+        logged=logged,
+    )
+
+
+def _state(events: tuple[Event, ...]) -> State | None:
+    """The deployment's state after all its events."""
+    if not events:
+        return None
+    first = events[0]
+    if not isinstance(first, Started):
+        raise DataError("the ledger does not begin with a started deployment; this report reads deployments")
+    return replay(Declaration.from_json(first.declaration), events[1:])
+
+
+def _provided_task(events: tuple[Event, ...]) -> str:
+    """What the provenance of the run calls its task."""
+    first = events[0] if events else None
+    return str(first.provenance.get("task", "")) if isinstance(first, Started) else ""
+
+
+def _read_evaluations(path: Path) -> dict[str, Any] | None:
+    """The record, or None if there is none."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, RecursionError) as error:
+        raise DataError(f"{path} cannot be read: {error}; evaluate again") from error
+    if not isinstance(record, dict) or not isinstance(record.get("targets"), list):
+        raise DataError(f"{path} is not a record of evaluations: it needs a list of targets; evaluate again")
+    return record
+
+
+def _evaluation(entry: Any, where: Path) -> Evaluation:
+    """One target of the record; of several costs, the first."""
+    try:
+        rewards = np.array(entry["rewards"], dtype=np.float64)
+        costs = np.array(entry["costs"], dtype=np.float64)
+        costs = costs[:, 0] if costs.ndim == 2 else costs
+        target = entry["target"]
+        read = Evaluation(
+            label=str(entry["label"]),
+            target=None if target is None else tuple(float(value) for value in target),
+            rewards=rewards,
+            costs=costs,
+        )
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise DataError(f"{where / EVALUATIONS}: a target is broken ({error!r}); evaluate again") from error
+    if rewards.ndim != 1 or costs.shape != rewards.shape:
+        raise DataError(
+            f"{where / EVALUATIONS}: target {read.label!r} has rewards {rewards.shape} and costs {costs.shape}; "
+            "one of each an episode"
+        )
+    return read
+
+
+def _evaluated(events: tuple[Event, ...], state: State | None) -> tuple[Evaluation, ...]:
+    """Evaluations in the ledger; a failed episode's cost is NaN, which no table and no verdict takes for small."""
+    if state is None:
+        return ()
+    name = state.declaration.limits[0].name
+    found = []
+    for event in events:
+        if isinstance(event, Evaluated) and name in event.costs:
+            measured = event.measurement
+            costs = np.where(measured.failed, np.nan, measured.costs[name])
+            label = {"recommended": "final", "baseline": "bc_safe"}.get(event.purpose, event.purpose)
+            found.append(Evaluation(label=label, target=event.target, rewards=measured.rewards, costs=costs))
+    return tuple(found)
+
+
+def _logged(directory: Path) -> LoggedReturns | None:
+    """Returns of the episodes that lie in the run directory."""
+    path = next((directory / name for name in _EPISODES if (directory / name).is_file()), None)
+    if path is None:
+        return None
+    dataset = read_any(path)
+    names = dataset.spec.cost_names
+    return LoggedReturns(
+        rewards=dataset.reward_returns,
+        costs={name: dataset.cost_returns[:, column] for column, name in enumerate(names)},
+        units=dict(zip(names, dataset.spec.cost_units, strict=True)),
+        env_id=dataset.spec.env_id,
+        digest=dataset.digest,
+    )

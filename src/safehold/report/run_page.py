@@ -1,0 +1,356 @@
+"""A run on one page: verdict, deployments, dial, safe set, calibration, certificate, and how to check all of it."""
+
+import shlex
+from collections.abc import Sequence
+
+import numpy as np
+
+from safehold.core.certificate import TrialState
+from safehold.core.constraint import Limit
+from safehold.core.errors import Alarm, NoCertifiedTarget
+from safehold.core.target import Target
+from safehold.deploy.replay import State
+from safehold.deploy.status import Recommendation, recommend
+from safehold.ledger.events import Asked, Bound, Held, unpack_mask
+from safehold.report import tables
+from safehold.report.figures import asked_obtained, bounds, calibration, certificate, data_plane, safe_set, timeline
+from safehold.report.figures.palette import MARKS
+from safehold.report.intervals import mean_interval, proportion_upper
+from safehold.report.page import Picture, Section, Table, Verdict, page
+from safehold.report.premises import premises
+from safehold.report.run import RunView
+
+
+def run_page(run: RunView) -> str:
+    """The whole report of a run as one HTML page."""
+    sections = [
+        section for part in (_deployments, _targets, _data, _growth, _belief, _promise) for section in part(run)
+    ]
+    title = f"{run.task}: {run.name}" if run.task else run.name
+    return page(title, verdict(run), [*sections, _origin(run)], next_commands(run))
+
+
+def next_commands(run: RunView) -> tuple[str, ...]:
+    """What to run next, ready to copy."""
+    place = shlex.quote(str(run.directory))
+    if run.state is None:
+        return (f"safehold report {place}",)
+    return (f"safehold deploy verify {place}", f"safehold deploy explain {place}", f"safehold deploy recommend {place}")
+
+
+def verdict(run: RunView) -> Verdict:
+    """Safe only if every outcome is known and every told mean is at or under its limit."""
+    if run.state is None:
+        return Verdict("caution", "No deployment in this run: nothing was certified.", _comparison(run))
+    state = run.state
+    told = list(state.told)
+    over = [trial for trial in told if tables.verdict_of(state, trial) != "SAFE"]
+    unknown = [trial for trial, standing in state.states.items() if standing is TrialState.UNKNOWN]
+    limits = "; ".join(limit_text(run, limit) for limit in state.declaration.limits)
+    lines = (f"Limit: {limits}.", *_episode_share(state), *_comparison(run), *_holds(run))
+    if state.alarm is not None:
+        return Verdict("bad", f"Alarm: {state.alarm.reason}. Its certificates no longer mean anything.", lines)
+    if over or unknown:
+        words = f"{len(over)} of {len(told)} deployments had a mean cost above a limit"
+        words += f", and {len(unknown)} ended with unknown outcome, which counts as unsafe" if unknown else ""
+        return Verdict("bad", f"{words}.", lines)
+    if not told:
+        return Verdict("caution", "Nothing was deployed and told yet: there is no evidence.", lines)
+    bound = tables.percent(proportion_upper(0, len(told)))
+    headline = f"0 of {len(told)} deployments had a mean cost above a limit (95 % upper bound of the share: {bound})."
+    if recommendation(state) is None:
+        return Verdict("caution", f"{headline} No told target is certified by a bound yet.", lines)
+    return Verdict("good", headline, lines)
+
+
+def recommendation(state: State) -> Recommendation | None:
+    """The recommended target, if there is one."""
+    try:
+        return recommend(state)
+    except (NoCertifiedTarget, Alarm):
+        return None
+
+
+def limit_text(run: RunView, limit: Limit) -> str:
+    """A limit in words."""
+    what = "largest cost of a step" if limit.kind == "peak" else "cost return of an episode"
+    return f"expected {what} of {limit.name!r} at most {limit.value:g} {run.unit(limit.name)}"
+
+
+def _limit(run: RunView) -> Limit | None:
+    """The first limit, which is the one that two-dimensional pictures show."""
+    return None if run.declaration is None else run.declaration.limits[0]
+
+
+def _limit_value(run: RunView) -> float | None:
+    limit = _limit(run)
+    return None if limit is None else limit.value
+
+
+def _cost_name(run: RunView) -> str:
+    limit = _limit(run)
+    return limit.name if limit is not None else next(iter(run.logged.costs), "cost") if run.logged else "cost"
+
+
+def _episode_share(state: State) -> tuple[str, ...]:
+    """How single episodes did: the certificate speaks of means, an operator meets episodes."""
+    lines = []
+    for limit in state.declaration.limits:
+        costs = [
+            value
+            for told in state.told.values()
+            for value in _costs_or_nan(told.measurement.failed, told.measurement.costs[limit.name])
+        ]
+        if costs:
+            over = tables.over_limit(costs, limit.value)
+            lines.append(
+                f"Single episodes: {over} of {len(costs)} cost more than {limit.value:g} {limit.name!r}. The "
+                "certificate speaks of expected costs, so single episodes may."
+            )
+    return tuple(lines)
+
+
+def _costs_or_nan(failed: np.ndarray, costs: np.ndarray) -> list[float]:
+    return [float(value) for value in np.where(failed, np.nan, costs)]
+
+
+def _comparison(run: RunView) -> tuple[str, ...]:
+    """The tuned target against the naive one, in a line each."""
+    lines = []
+    for label, name in (("final", "Tuned target"), ("naive", "Naive target"), ("bc_safe", "Cloned from safe episodes")):
+        found = run.evaluation(label)
+        if found is not None:
+            lines.append(
+                f"{name} {tables.target_text(found.target)}: reward {mean_interval(found.rewards)}, "
+                f"cost {mean_interval(found.costs)} over {len(found.rewards)} episodes."
+            )
+    return tuple(lines)
+
+
+def _holds(run: RunView) -> tuple[str, ...]:
+    held = [event for event in run.events if isinstance(event, Held)]
+    return (f"The run held {len(held)} times; last: {held[-1].reason}",) if held else ()
+
+
+def _deployments(run: RunView) -> list[Section]:
+    """Cost and reward of each deployment, and the table of them."""
+    if run.state is None:
+        return []
+    state, naive = run.state, run.evaluation("naive")
+    first = _limit(run)
+    pictures = []
+    for number, limit in enumerate(state.declaration.limits):
+        shown = naive if limit is first else None
+        view = timeline.info(
+            [_deployed(state, trial, limit.name) for trial in state.told],
+            naive_costs=None if shown is None else shown.costs,
+            naive_rewards=None if shown is None else shown.rewards,
+            cost_name=limit.name,
+            cost_unit=run.unit(limit.name),
+            limit=limit.value,
+        )
+        caption = (
+            "Each column of dots is one deployment; its mean decides. Dashes are the bound that was certified before "
+            "it ran. Tinted: over the limit."
+        )
+        pictures.append(Picture(f"timeline{number}", timeline.draw(view), caption))
+    return [Section(title="Every deployment", pictures=tuple(pictures), tables=(tables.deployments(state),))]
+
+
+def _deployed(state: State, trial: str, name: str) -> timeline.Deployed:
+    asked, measured = state.asked[trial], state.told[trial].measurement
+    return timeline.Deployed(
+        number=asked.number,
+        label=asked.phase,
+        costs=np.where(measured.failed, np.nan, measured.costs[name]),
+        rewards=measured.rewards,
+        upper=None if asked.certificate.upper is None else asked.certificate.upper[name],
+    )
+
+
+def _targets(run: RunView) -> list[Section]:
+    """Asked against obtained."""
+    dialled = [found for found in run.evaluations if found.target is not None and len(found.target) >= 2]
+    if not run.evaluations:
+        return []
+    answers = [
+        asked_obtained.answer(_label(found.label), found.target, found.rewards, found.costs)
+        for found in dialled
+        if found.target is not None
+    ]
+    view = asked_obtained.info(answers, cost_name=_cost_name(run), limit=_limit_value(run))
+    caption = "On the line the policy does what it is asked. It does not, so a target must be tuned, not trusted."
+    pictures = (Picture("asked", asked_obtained.draw(view), caption),) if answers else ()
+    return [
+        Section(title="Asked and obtained", pictures=pictures, tables=(tables.evaluations(run, _limit_value(run)),))
+    ]
+
+
+def _label(label: str) -> str:
+    return label if label in MARKS else "other"
+
+
+def _data(run: RunView) -> list[Section]:
+    """The logged episodes."""
+    if run.logged is None:
+        return []
+    name = _cost_name(run)
+    if name not in run.logged.costs:
+        return []
+    outcomes = tuple(
+        data_plane.outcome(_label(label), found.rewards, found.costs)
+        for label in ("naive", "bc_safe", "final")
+        if (found := run.evaluation(label)) is not None
+    )
+    view = data_plane.info(
+        run.logged.costs[name],
+        run.logged.rewards,
+        cost_name=name,
+        cost_unit=run.unit(name),
+        limit=_limit_value(run),
+        outcomes=outcomes,
+    )
+    caption = "Each dot is a logged episode; the staircase is the best reward at that cost or less."
+    return [Section(title="The data", pictures=(Picture("data", data_plane.draw(view), caption),))]
+
+
+def _growth(run: RunView) -> list[Section]:
+    """The certified set over the plane of targets."""
+    if run.state is None:
+        return []
+    state, space = run.state, run.state.declaration.space
+    asked = list(state.asked.values())
+    moments = [
+        safe_set.moment(
+            space, ask.number, unpack_mask(ask.safe_mask, len(space)), _targets_of(asked[:place]), ask.target
+        )
+        for place, ask in enumerate(asked)
+    ]
+    best = recommendation(state)
+    view = safe_set.info(
+        space,
+        moments,
+        seeds=state.declaration.seed_targets,
+        supported=state.declaration.prior.support,
+        final=None if best is None else best.target,
+    )
+    caption = (
+        "Blue: targets that might be deployed at that moment. White: not certified. Hatched: no logged episodes near, "
+        "never to be certified."
+    )
+    return [Section(title="How the certified set grew", pictures=(Picture("safeset", safe_set.draw(view), caption),))]
+
+
+def _targets_of(asked: Sequence[Asked]) -> tuple[Target, ...]:
+    return tuple(ask.target for ask in asked)
+
+
+def _belief(run: RunView) -> list[Section]:
+    """Calibration, and bounds against what came."""
+    if run.state is None:
+        return []
+    state = run.state
+    names = [limit.name for limit in state.declaration.limits]
+    beliefs = [calibration.belief(name, _predictions(state, name)) for name in names]
+    beliefs.append(calibration.belief("reward", _predictions(state, None)))
+    pictures = [
+        Picture(
+            "calibration",
+            calibration.draw(calibration.info(beliefs)),
+            "About 95 of 100 tells should lie inside their band, above and below zero alike. Deployments with failed "
+            "episodes are left out here.",
+        )
+    ]
+    for number, limit in enumerate(state.declaration.limits):
+        view = bounds.info(
+            [_bound(state, trial, limit.name) for trial in state.asked],
+            cost_name=limit.name,
+            cost_unit=run.unit(limit.name),
+            limit=limit.value,
+        )
+        caption = "A stem reaches from the predicted mean to the certified bound; dots are what came."
+        pictures.append(Picture(f"bounds{number}", bounds.draw(view), caption))
+    return [Section(title="Was the belief honest?", pictures=tuple(pictures))]
+
+
+def _predictions(state: State, name: str | None) -> list[calibration.Prediction]:
+    """Predictions of a cost, or of the reward (None), at every told trial without failed episodes."""
+    found = []
+    for trial, told in state.told.items():
+        asked, measured = state.asked[trial], told.measurement
+        if measured.failed.any():
+            continue
+        belief: Bound = asked.reward if name is None else asked.costs[name]
+        values = measured.rewards if name is None else measured.costs[name]
+        deviation = float(np.sqrt(belief.sd**2 + belief.episode_sd**2 / len(values)))
+        found.append(
+            calibration.Prediction(
+                number=asked.number, mean=belief.mean, deviation=deviation, told=float(np.mean(values))
+            )
+        )
+    return found
+
+
+def _bound(state: State, trial: str, name: str) -> bounds.BoundAtAsk:
+    asked, told = state.asked[trial], state.told.get(trial)
+    interval = None
+    if told is not None and not told.measurement.failed.any():
+        interval = mean_interval(told.measurement.costs[name])
+    upper = asked.certificate.upper
+    return bounds.BoundAtAsk(
+        number=asked.number, mean=asked.costs[name].mean, upper=None if upper is None else upper[name], told=interval
+    )
+
+
+def certificate_info(run: RunView) -> certificate.CertificatePage | None:
+    """The certificate of a run's asks on a page; None before the first."""
+    if run.state is None or not run.state.asked:
+        return None
+    state = run.state
+    asked = list(state.asked.values())
+    last = asked[-1]
+    declaration = state.declaration
+    facts = [
+        *(("limit", limit_text(run, limit)) for limit in declaration.limits),
+        ("delta", f"{declaration.delta:g} for the whole run, over {_counted(len(declaration.limits), 'limit')}"),
+        ("alpha", f"{last.alpha:.4g} standard deviations at the last ask, over {len(declaration.space)} candidates"),
+        ("measurements", f"{state.n_told} told, of at most {declaration.horizon} asks"),
+        ("seed targets", f"{len(declaration.seed_indices)}, by rule {declaration.seed_rule!r}"),
+    ]
+    return certificate.info(
+        kind=last.certificate.kind,
+        promise=last.certificate.promise,
+        facts=facts,
+        premises=premises(state),
+        delta=declaration.delta,
+        spent_after=[ask.certificate.spent_after for ask in asked],
+    )
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
+
+
+def _promise(run: RunView) -> list[Section]:
+    """The certificate."""
+    view = certificate_info(run)
+    if view is None:
+        return []
+    caption = f"{view.promise} {'It stands.' if view.stands else 'It no longer stands: a premise broke.'}"
+    return [Section(title="The certificate", pictures=(Picture("certificate", certificate.draw(view), caption),))]
+
+
+def _origin(run: RunView) -> Section:
+    """What this report was made from."""
+    started = run.started
+    rows = [("run", str(run.directory)), ("task", run.task or "not said")]
+    if started is not None:
+        rows += [
+            ("safehold", started.safehold_version),
+            ("policy", started.policy_digest or "not recorded"),
+            *((f"provenance: {name}", str(value)) for name, value in sorted(started.provenance.items())),
+        ]
+    if run.logged is not None:
+        rows.append(("data", f"{len(run.logged.rewards)} episodes, SHA-256 {run.logged.digest}"))
+    rows.append(("events in the ledger", str(len(run.events))))
+    return Section(title="Where this comes from", tables=(Table("", ("what", "value"), tuple(rows)),))

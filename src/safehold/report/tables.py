@@ -1,0 +1,97 @@
+"""The numbers of a run in tables: what was asked, what came, with intervals."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from safehold.core.target import Target
+from safehold.deploy.replay import State
+from safehold.report.figures.palette import NAMES
+from safehold.report.intervals import mean_interval, proportion_interval
+from safehold.report.page import Table
+from safehold.report.run import Evaluation, RunView
+
+_INTERVALS = "Square brackets: 95 % Student interval of the mean over the episodes."
+
+
+def target_text(target: Target | None) -> str:
+    """A target as a reader sees it."""
+    return "none" if target is None else "(" + ", ".join(f"{value:.5g}" for value in target) + ")"
+
+
+def deployments(state: State) -> Table:
+    """A row an ask: target, certified bound, what came, and whether it stayed at or under every limit."""
+    names = [limit.name for limit in state.declaration.limits]
+    rows = []
+    for trial, asked in state.asked.items():
+        told = state.told.get(trial)
+        bounds = [f"{asked.certificate.upper[name]:.4g}" if asked.certificate.upper else "premise" for name in names]
+        predicted = [f"{asked.costs[name].mean:.4g}" for name in names]
+        if told is None:
+            came, reward, mark = [state.states[trial].value] * len(names), "", ""
+        else:
+            measured = told.measurement
+            came = [str(mean_interval(np.where(measured.failed, np.nan, measured.costs[name]))) for name in names]
+            reward, mark = str(mean_interval(measured.rewards)), verdict_of(state, trial)
+        rows.append(
+            (str(asked.number), asked.phase, target_text(asked.target), *predicted, *bounds, *came, reward, mark)
+        )
+    columns = (
+        "ask",
+        "why",
+        "target asked",
+        *(f"{name}: predicted" for name in names),
+        *(f"{name}: certified bound" for name in names),
+        *(f"{name}: told" for name in names),
+        "reward told",
+        "mean cost",
+    )
+    note = f'{_INTERVALS} "premise": a seed target, which rests on its premise instead of a bound.'
+    return Table("Every deployment", columns, tuple(rows), note)
+
+
+def verdict_of(state: State, trial: str) -> str:
+    """SAFE if the mean of every limited cost of a told trial is at or under its limit; failed episodes never are."""
+    measured = state.told[trial].measurement
+    safe = all(limit.holds(measured.mean_cost(limit.name)) for limit in state.declaration.limits)
+    return "SAFE" if safe else "OVER"
+
+
+def evaluations(run: RunView, limit: float | None) -> Table:
+    """A row a target that was run outside the certified loop."""
+    rows = []
+    for found in run.evaluations:
+        rows.append(
+            (
+                NAMES.get(found.label, found.label),
+                target_text(found.target),
+                str(mean_interval(found.rewards)),
+                str(mean_interval(found.costs)),
+                _share_over(found, limit),
+                str(len(found.rewards)),
+            )
+        )
+    columns = ("what", "target asked", "reward obtained", "cost obtained", "episodes over the limit", "episodes")
+    note = f"{_INTERVALS} Shares: 95 % Clopper-Pearson interval."
+    return Table("Targets compared on fresh episodes", columns, tuple(rows), note)
+
+
+def _share_over(found: Evaluation, limit: float | None) -> str:
+    """Share of single episodes that are not at or under the limit."""
+    if limit is None:
+        return ""
+    over = over_limit(found.costs, limit)
+    share = proportion_interval(over, len(found.costs))
+    return f"{percent(share.estimate)} [{percent(share.low)}, {percent(share.high)}]"
+
+
+def over_limit(costs: Float[np.ndarray, "n"] | Sequence[float], limit: float) -> int:
+    """How many are not at or under the limit; NaN is one."""
+    return int(np.sum(~(np.asarray(costs, dtype=np.float64) <= limit)))
+
+
+def percent(share: float) -> str:
+    """A share as a percentage; an unknown one as a dash."""
+    return "-" if not math.isfinite(share) else f"{100 * share:.3g} %"
