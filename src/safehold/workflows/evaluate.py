@@ -12,6 +12,7 @@ from safehold.core.errors import DataError
 from safehold.core.policy import Policy
 from safehold.core.seeding import Streams
 from safehold.core.target import Target
+from safehold.envs import registry
 from safehold.rollout.episodes import rollout
 
 
@@ -28,7 +29,7 @@ class Evaluation:
     stream: str
     first: int
     rewards: Float[np.ndarray, "episodes"]
-    costs: Float[np.ndarray, "episodes k"]
+    costs: Float[np.ndarray, "episodes"]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, raw returns included."""
@@ -62,6 +63,7 @@ def evaluate(
     policy: Policy,
     *,
     label: str,
+    cost_name: str,
     streams: Streams,
     stream: str,
     episodes: int,
@@ -71,6 +73,7 @@ def evaluate(
     on_episode: Callable[[Episode], None] | None = None,
 ) -> Evaluation:
     """Runs `episodes` fresh episodes; their reset seeds are numbers `first`, `first + 1`, ... of `stream`."""
+    column = registry.task(env_id).spec.cost_names.index(cost_name)
     seeds = streams.episode_seeds(stream, first, episodes)
     done = rollout(
         env_id, policy, seeds, rng_seed=streams.integer(f"{stream}/policy"), workers=workers, on_episode=on_episode
@@ -81,7 +84,7 @@ def evaluate(
         stream=stream,
         first=first,
         rewards=np.array([episode.reward_return for episode in done]),
-        costs=np.array([episode.cost_returns for episode in done]),
+        costs=np.array([episode.cost_returns[column] for episode in done]),
     )
 
 
@@ -94,13 +97,13 @@ class DialQuality:
     targets: int
 
 
-def dial_quality(evaluations: Sequence[Evaluation], cost_column: int = 0) -> DialQuality:
-    """Rank correlations over targets (R, G_1, ..., G_k); ties share their mean rank."""
+def dial_quality(evaluations: Sequence[Evaluation]) -> DialQuality:
+    """Rank correlations over targets (R, G) of one cost; ties share their mean rank."""
     asked = np.array([evaluation.target for evaluation in evaluations], dtype=np.float64)
     reward = np.array([np.mean(evaluation.rewards) for evaluation in evaluations])
-    cost = np.array([np.mean(evaluation.costs[:, cost_column]) for evaluation in evaluations])
+    cost = np.array([np.mean(evaluation.costs) for evaluation in evaluations])
     return DialQuality(
-        cost=rank_correlation(asked[:, 1 + cost_column], cost),
+        cost=rank_correlation(asked[:, 1], cost),
         reward=rank_correlation(asked[:, 0], reward),
         targets=len(evaluations),
     )
