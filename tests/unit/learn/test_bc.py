@@ -1,0 +1,175 @@
+import pickle
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+
+from safehold.core.errors import DataError, ModelError, UsageError
+from safehold.core.spec import Box, Discrete, TaskSpec
+from safehold.data.batches import TransitionSampler
+from safehold.data.dataset import OfflineDataset
+from safehold.data.normalise import Normaliser
+from safehold.learn.fit import OfflineRun, fit
+from safehold.learn.learner import State
+from safehold.learn.offline.bc import PRESETS, BCConfig, BCLearner, negative_log_likelihood, safe_episodes
+from safehold.testing.learner_contract import LearnerContract
+
+SMALL = BCConfig(hidden=(32,), batch_size=64, steps=300)
+LINEAR = TaskSpec(env_id="toy/Linear", observation_size=2, action=Box((-2.0, -2.0), (2.0, 2.0)), horizon=50)
+
+
+def linear(noise: float, n: int = 20) -> OfflineDataset:
+    """Actions are 0.5 o (entries swapped), plus noise, whatever happens."""
+    rng = np.random.default_rng(0)
+    observations = rng.standard_normal((n * 51, 2)).astype(np.float32) * [1.0, 3.0] + [0.0, 5.0]
+    acted = np.delete(observations, np.arange(50, n * 51, 51), axis=0)[:, ::-1] * 0.5 * [1.0 / 3.0, 1.0]
+    acted = acted - [5.0 / 6.0, 0.0] + noise * rng.standard_normal(acted.shape)
+    return OfflineDataset(
+        spec=LINEAR,
+        observations=observations.astype(np.float32),
+        actions=acted.astype(np.float32),
+        rewards=np.zeros(n * 50),
+        costs=np.repeat(np.arange(n) / 50.0, 50)[:, None],
+        offsets=np.arange(n + 1) * 50,
+        terminated=np.zeros(n, dtype=np.bool_),
+    )
+
+
+def trained(dataset: OfflineDataset, config: BCConfig) -> BCLearner:
+    learner = BCLearner(dataset.spec, Normaliser.fit(dataset.observations), config, seed=0)
+    fit(
+        OfflineRun(learner, TransitionSampler(dataset, config.batch_size), np.random.default_rng(1)),
+        steps=config.steps,
+    )
+    return learner
+
+
+class TestDeterministic(LearnerContract):
+    head = "deterministic"
+
+    def task(self) -> TaskSpec:
+        return LINEAR
+
+    def learner(self, seed: int) -> BCLearner:
+        config = BCConfig(hidden=(16,), head=self.head)
+        return BCLearner(LINEAR, Normaliser.fit(linear(0.1).observations), config, seed)
+
+    def sampler(self) -> TransitionSampler:
+        return TransitionSampler(linear(0.1), 32)
+
+    def policy(self, learnt: object) -> object:
+        return learnt
+
+
+class TestGaussian(TestDeterministic):
+    head = "gaussian"
+
+
+def test_recovers_the_logged_rule() -> None:
+    dataset = linear(noise=0.0)
+    policy = trained(dataset, SMALL).policy()
+    seen = dataset.observations[:500]
+    actor = policy.start(500, np.random.default_rng(0))
+    wanted = LINEAR.action.clip(seen[:, ::-1] * 0.5 * [1.0 / 3.0, 1.0] - [5.0 / 6.0, 0.0])
+    assert np.sqrt(np.mean((actor.act(seen) - wanted) ** 2)) < 0.1
+
+
+def test_the_gaussian_head_recovers_the_noise_and_draws_with_it() -> None:
+    dataset = linear(noise=0.3)
+    policy = trained(
+        dataset, SMALL.model_copy(update={"head": "gaussian", "steps": 800, "learning_rate": 3e-3})
+    ).policy()
+    np.testing.assert_allclose(policy.sd, 0.3, rtol=0.15)
+    middle = np.tile(dataset.observations.mean(axis=0), (2000, 1))
+    actions = policy.start(2000, np.random.default_rng(3)).act(middle)
+    np.testing.assert_allclose(actions.std(axis=0), policy.sd, rtol=0.1)
+
+
+def test_likelihood_equals_the_textbook_density() -> None:
+    rng = np.random.default_rng(0)
+    means, actions, log_sd = rng.standard_normal((5, 2)), rng.standard_normal((5, 2)), np.array([-0.3, 0.4])
+    loss = negative_log_likelihood(torch.tensor(means), torch.tensor(log_sd), torch.tensor(actions))
+    expected = -norm.logpdf(actions, means, np.exp(log_sd)).sum(axis=1).mean()
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_safe_episodes_keep_every_limit_and_ties_count_as_kept() -> None:
+    dataset = linear(0.0)
+    np.testing.assert_array_equal(safe_episodes(dataset, {}), np.ones(20, dtype=np.bool_))
+    limit = float(dataset.cost_returns[7, 0])
+    np.testing.assert_array_equal(safe_episodes(dataset, {"cost": limit}), np.arange(20) <= 7)
+    with pytest.raises(UsageError, match=r"costs \('cost',\)"):
+        safe_episodes(dataset, {"cots": 1.0})
+
+
+def test_cloning_safe_episodes_imitates_only_them(logged: Callable[[int], OfflineDataset], drive: object) -> None:
+    dataset = logged(80)
+    costs = {}
+    for name, limits in (("all", {}), ("safe", {"cost": 2.0})):
+        learner = BCLearner(dataset.spec, Normaliser.fit(dataset.observations), SMALL, seed=0)
+        sampler = TransitionSampler(dataset, 64, safe_episodes(dataset, limits))
+        fit(OfflineRun(learner, sampler, np.random.default_rng(1)), steps=600)
+        episodes = drive.run(learner.policy(), 20, np.random.default_rng(2))
+        costs[name] = np.mean([episode.cost_returns[0] for episode in episodes])
+    assert costs["safe"] < 3.0 < costs["all"]
+
+
+def test_a_limit_that_no_episode_keeps_is_refused() -> None:
+    dataset = linear(0.0)
+    with pytest.raises(DataError, match="no episode of 20 is left"):
+        TransitionSampler(dataset, 8, dataset.cost_returns[:, 0] < 0.0)
+
+
+def test_nan_stops_training_before_the_weights_change() -> None:
+    learner = TestDeterministic().learner(0)
+    batch = TestDeterministic().sampler().sample(np.random.default_rng(0))
+    poisoned = type(batch)(
+        observations=batch.observations,
+        actions=np.full_like(batch.actions, np.nan),
+        rewards=batch.rewards,
+        costs=batch.costs,
+        next_observations=batch.next_observations,
+        terminated=batch.terminated,
+    )
+    before = learner.state()
+    with pytest.raises(ModelError, match="update 1: the loss of behaviour cloning is nan"):
+        learner.update(poisoned)
+    for name, tensor in learner.state().tensors.items():
+        assert torch.equal(tensor, before.tensors[name])
+
+
+def test_another_normalisation_is_refused_at_resume() -> None:
+    learner = TestDeterministic().learner(0)
+    state = learner.state()
+    other = BCLearner(LINEAR, Normaliser.fit(linear(0.1, n=3).observations), BCConfig(hidden=(16,)), 0)
+    with pytest.raises(DataError, match="another one"):
+        other.restore(state)
+
+
+def test_moments_missing_after_updates_are_refused() -> None:
+    learner = trained(linear(0.1), SMALL.model_copy(update={"steps": 2}))
+    state = learner.state()
+    weights = {name: value for name, value in state.tensors.items() if not name.startswith("optimiser")}
+    with pytest.raises(DataError, match="no optimiser moments"):
+        learner.restore(State(weights, state.meta))
+
+
+def test_discrete_actions_are_refused() -> None:
+    spec = TaskSpec(env_id="toy/Choice", observation_size=2, action=Discrete(3), horizon=5)
+    with pytest.raises(UsageError, match="continuous actions"):
+        BCLearner(spec, Normaliser.fit(np.ones((2, 2))), BCConfig(), 0)
+
+
+def test_the_policy_travels_to_another_process() -> None:
+    policy = TestGaussian().learner(0).policy()
+    travelled = pickle.loads(pickle.dumps(policy))
+    seen = np.ones((3, 2), dtype=np.float32)
+    first, second = (p.start(3, np.random.default_rng(0)).act(seen) for p in (policy, travelled))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_presets_are_what_the_paper_says() -> None:
+    assert PRESETS["published"].hidden == (256, 256)
+    assert PRESETS["published"].steps == 100_000
