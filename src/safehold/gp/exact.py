@@ -36,7 +36,7 @@ class GaussianProcess:
     mean: Float[np.ndarray, "m"]
     variance: Float[np.ndarray, "m"]
     n_told: int
-    _whitened: tuple[Float[np.ndarray, "rows m"], ...]
+    _whitened: tuple[Float[np.ndarray, "_ m"], ...]
 
     @staticmethod
     def over(kernel: Kernel, candidates: Float[np.ndarray, "m d"], mean: PriorMean) -> "GaussianProcess":
@@ -141,8 +141,8 @@ def _frozen(array: np.ndarray) -> np.ndarray:
 
 
 def _append(
-    blocks: tuple[Float[np.ndarray, "rows m"], ...], rows: Float[np.ndarray, "b m"]
-) -> tuple[Float[np.ndarray, "rows m"], ...]:
+    blocks: tuple[Float[np.ndarray, "_ m"], ...], rows: Float[np.ndarray, "b m"]
+) -> tuple[Float[np.ndarray, "_ m"], ...]:
     """Adds rows, copying at most one block: beliefs of one run share what they have in common."""
     if blocks and len(blocks[-1]) + len(rows) <= _BLOCK_ROWS:
         return (*blocks[:-1], np.concatenate([blocks[-1], rows]))

@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 from safehold.core.errors import IntegrityError, ResourceError, UsageError
 from safehold.ledger.encoding import canonical, from_plain, to_plain
@@ -91,14 +90,16 @@ class Head:
 class Transaction:
     """One writer's turn: what was read stays true until it ends."""
 
-    def __init__(self, connection: sqlite3.Connection, last: Record) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, last: Record) -> None:
+        self._path = path
         self._connection = connection
         self.last = last
 
     def append(self, event: Event) -> Record:
         """Adds one event at the end of the chain; durable once the transaction has ended."""
         record = _chained(self.last, event)
-        _insert(self._connection, record)
+        with _sqlite_errors(self._path):
+            _insert(self._connection, record)
         self.last = record
         return record
 
@@ -237,7 +238,7 @@ class Ledger:
         try:
             with _sqlite_errors(self.path):
                 last = self._rows("ORDER BY seq DESC LIMIT 1", ())[0]
-            turn = Transaction(self._connection, last)
+            turn = Transaction(self.path, self._connection, last)
             yield turn
             with _sqlite_errors(self.path):
                 self._connection.execute("COMMIT")
@@ -248,13 +249,9 @@ class Ledger:
         if turn.last.seq > last.seq:
             _write_head(self.path, Head(turn.last.seq, turn.last.hash))
 
-    def export(self, out: IO[str]) -> int:
-        """Writes one JSON line a record, for people and for diffs; returns how many."""
-        records = self.read()
-        for record in records:
-            line = {**to_plain(record), "body": json.loads(record.body)}
-            out.write(canonical(line) + "\n")
-        return len(records)
+    def export(self) -> list[str]:
+        """One JSON line a record, genesis first, for people and for diffs."""
+        return [canonical({**to_plain(record), "body": json.loads(record.body)}) for record in self.read()]
 
     def backup(self, path: Path) -> None:
         """A complete copy at another path, with its own head file: the only right way to copy a live ledger.
