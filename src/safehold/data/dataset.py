@@ -25,6 +25,9 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 }
 """The arrays of a dataset and the type each is kept in."""
 
+LARGEST = 1e100
+"""Rewards and costs beyond this size are refused, so that no later sum or square can overflow."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineDataset:
@@ -71,8 +74,8 @@ class OfflineDataset:
             check_finite(name, getattr(self, name))
         _check_costs(self.costs, self.spec)
         _check_actions(self.actions, self.spec)
-        for name, returns in (("rewards", self.reward_returns), ("costs", self.cost_returns)):
-            check_finite(f"sums of {name} over episodes", returns)
+        _check_size("rewards", self.rewards)
+        _check_size("costs", self.costs)
         object.__setattr__(self, "provenance", _plain_json(self.provenance))
 
     @staticmethod
@@ -156,8 +159,7 @@ class OfflineDataset:
     def _sums(self, values: Float[np.ndarray, "N *rest"]) -> Float[np.ndarray, "E *rest"]:
         # np.add.reduceat would be quicker but adds in another order, and a return must mean one thing
         bounds = self.offsets.tolist()
-        with np.errstate(over="ignore"):  # an infinite sum is refused by name in __post_init__
-            return np.array([np.sum(values[bounds[i] : bounds[i + 1]], axis=0) for i in range(len(self))])
+        return np.array([np.sum(values[bounds[i] : bounds[i + 1]], axis=0) for i in range(len(self))])
 
     @cached_property
     def digest(self) -> str:
@@ -259,14 +261,28 @@ def check_finite(name: str, values: np.ndarray) -> None:
         )
 
 
+def _check_size(name: str, values: np.ndarray) -> None:
+    large = np.abs(values) > LARGEST
+    if large.any():
+        place = tuple(int(i) for i in np.argwhere(large)[0])
+        raise DataError(
+            f"{name}{list(place)} = {values[place]} is beyond {LARGEST:g} in size; sums and squares of such numbers "
+            "overflow, and no unit needs them. Look whether the memory that was logged was ever set"
+        )
+
+
 def _check_costs(costs: Float[np.ndarray, "N k"], spec: TaskSpec) -> None:
     negative = costs < 0
     if negative.any():
         row, column = (int(i) for i in np.argwhere(negative)[0])
         raise DataError(
             f"costs[{row}, {column}] ({spec.cost_names[column]}) = {costs[row, column]} is negative "
-            f"({int(np.sum(negative))} such values); safehold costs are >= 0. If penalties are stored as negative "
-            "numbers, negate them knowingly before they come in"
+            f"({int(np.sum(negative))} such values); safehold costs are >= 0. "
+            + (
+                "None is positive: they may be penalties, to be negated knowingly, or rewards and costs are swapped"
+                if not (costs > 0).any()
+                else "If penalties are stored as negative numbers, negate them knowingly before they come in"
+            )
         )
 
 

@@ -102,10 +102,15 @@ def test_digest_is_what_the_documented_bytes_hash_to() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"costs": lambda costs: -costs}, "None is positive: they may be penalties"),
+        (
+            {"costs": lambda costs: costs - np.median(costs)},
+            r"costs\[.* is negative \(7 such values\); .* If penalties",
+        ),
         ({"costs": lambda costs: costs - 10}, r"costs\[0, 0\] \(speed\) = -.* is negative \(14 such values\)"),
         ({"costs": lambda costs: np.where(costs > 1, np.nan, costs)}, r"costs\[\d+, \d\] is nan"),
         ({"rewards": lambda rewards: rewards * np.inf}, r"rewards\[0\] is -?inf"),
-        ({"rewards": lambda rewards: rewards * 0 + 1e308}, r"sums of rewards over episodes\[0\] is inf"),
+        ({"rewards": lambda rewards: rewards * 0 - 1e101}, r"rewards\[0\] = -1e\+101 is beyond 1e\+100"),
         (
             {"observations": lambda observations: observations[:-1]},
             r"observations has shape \(8, 3\), expected \(9, 3\)",
