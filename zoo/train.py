@@ -1,6 +1,6 @@
 """Trains the runs that the zoo of HalfCheetahVelocity is drawn from, all at once, one process and one thread a run.
 
-    python zoo/train.py OUT [--steps 4000000] [--processes 16] [--seconds 0]
+    python zoo/train.py OUT [--steps 3000000] [--processes 2] [--seconds 0]
 
 Leaves OUT/runs (every snapshot of every run, a zoo) and OUT/curves.csv. With --seconds, every run ends after that
 many seconds at the latest; the snapshots it has by then are kept, and the number of steps is in their record.
@@ -22,11 +22,16 @@ from safehold.workflows.explore import Exploration, ExploreConfig, explore
 
 ENV_ID = "HalfCheetahVelocity"
 RUNS: tuple[tuple[float | None, int], ...] = (
-    *((limit, seed) for limit in (5.0, 10.0, 20.0, 40.0, 80.0, 150.0, None) for seed in (0, 1)),
+    (20.0, 0),
+    (None, 0),
+    (5.0, 0),
+    (40.0, 0),
+    (150.0, 0),
+    (80.0, 0),
     (250.0, 0),
-    (400.0, 0),
+    (10.0, 1),
 )
-"""(limit, seed) of each run: twice as many as one a limit where the benchmark's limits lie."""
+"""(limit, seed) of each run; no limit at all is the reckless end."""
 
 
 def run_until(config: ExploreConfig, deadline: float) -> Exploration:
@@ -38,8 +43,8 @@ def main() -> None:
     """Trains all runs and writes what they yield."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=4_000_000, help="environment steps of each run")
-    parser.add_argument("--processes", type=int, default=16, help="runs at the same time")
+    parser.add_argument("--steps", type=int, default=3_000_000, help="environment steps of each run")
+    parser.add_argument("--processes", type=int, default=2, help="runs at the same time")
     parser.add_argument("--seconds", type=float, default=0.0, help="wall-clock budget of each run; 0 for none")
     parser.add_argument("--runs", type=int, default=len(RUNS), help="only the first so many runs")
     arguments = parser.parse_args()

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import torch
 
+from safehold.core.errors import DataError
 from safehold.core.seeding import Streams
 from safehold.learn.hooks import Progress, Stop
 from safehold.learn.learner import Learner, Learnt_co, State
@@ -83,13 +84,22 @@ class OnlineRun:
         )
 
     def restore(self, state: State) -> None:
-        """Goes back to a saved state; the batches and updates that follow equal those that followed the saving."""
-        own = state.part("run").meta
-        self._collector.restore(_loaded(state.part("collector")))
-        self._learner.restore(state.part("learner"))
-        self._rng.bit_generator.state = own["rng"]
-        self._updates = int(own["updates"])
-        self._steps = int(own["steps"])
+        """Goes back to a saved state; the batches and updates that follow equal those that followed the saving.
+
+        Raises:
+            DataError: if the state is not complete, or is of another method, configuration or task.
+            EnvironmentFault: if a world does not repeat the episode that it was in.
+        """
+        try:
+            own, learnt, collected = state.part("run").meta, state.part("learner"), _loaded(state.part("collector"))
+            updates, steps, generator = int(own["updates"]), int(own["steps"]), own["rng"]
+            type(self._rng.bit_generator)().state = generator  # refuses what is no state, before anything changes
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"this checkpoint holds no online run to go on with: {error!r}") from error
+        self._collector.restore(collected)
+        self._learner.restore(learnt)
+        self._rng.bit_generator.state = generator
+        self._updates, self._steps = updates, steps
 
 
 def interact(run: OnlineRun, *, total_steps: int, hooks: Sequence[OnlineHook] = ()) -> None:

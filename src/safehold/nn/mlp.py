@@ -24,7 +24,7 @@ def mlp(
     layers: list[nn.Module] = []
     last = len(sizes) - 2
     for place, (n_in, n_out) in enumerate(pairwise(sizes)):
-        linear = nn.Linear(n_in, n_out)
+        linear = nn.Linear(n_in, n_out, device="meta").to_empty(device="cpu")  # leaves torch's generator alone
         gain = output_gain if place == last else math.sqrt(2.0)
         nn.init.orthogonal_(linear.weight, gain=gain, generator=generator)
         nn.init.zeros_(linear.bias)

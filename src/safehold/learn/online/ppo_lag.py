@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from safehold.core.config import Config
 from safehold.core.constraint import Limit
-from safehold.core.errors import ModelError, UsageError
+from safehold.core.errors import DataError, ModelError, UsageError
 from safehold.core.seeding import Streams
 from safehold.core.spec import Box, TaskSpec
 from safehold.learn.advantage import advantages
-from safehold.learn.checkpoint import module_tensors, restore_module
+from safehold.learn.checkpoint import match_tensors, module_tensors, restore_module
 from safehold.learn.gaussian_policy import GaussianExplorer, GaussianPolicy, freeze, normalise
 from safehold.learn.learner import Metrics, State
 from safehold.learn.moments import RunningMoments
@@ -160,19 +160,28 @@ class PPOLagLearner:
         return State.merge(*parts)
 
     def restore(self, state: State) -> None:
-        """Goes back to a saved state."""
-        own = state.part("policy")
-        restore_module(self._mean, own.tensors, "mean")
+        """Goes back to a saved state.
+
+        Raises:
+            DataError: if a part is missing, unknown, of another shape, or not finite.
+        """
+        try:
+            own = state.part("policy").tensors
+            log_sd, generator = own["log_sd"], own["minibatch_generator"]
+            for optimiser, name in ((self._policy_optimiser, "policy"), (self._value_optimiser, "value")):
+                restore_optimiser(optimiser, state.part(f"{name}_optimiser").tensors)
+            self._reward_value.restore(state.part("reward_value"))
+            self._cost_value.restore(state.part("cost_value"))
+            self._moments.restore(state.part("moments"))
+            if self._multiplier is not None:
+                self._multiplier.restore(state.part("multiplier"))
+        except (KeyError, TypeError) as error:
+            raise DataError(f"this state is not of a PPO-Lagrangian learner of this task: {error!r}") from error
+        match_tensors({"log_sd": (self._log_sd.shape, torch.float32)}, {"log_sd": log_sd}, "policy")
+        restore_module(self._mean, own, "mean")
         with torch.no_grad():
-            self._log_sd.copy_(own.tensors["log_sd"])
-        self._minibatch_generator.set_state(own.tensors["minibatch_generator"])
-        restore_optimiser(self._policy_optimiser, state.part("policy_optimiser").tensors)
-        restore_optimiser(self._value_optimiser, state.part("value_optimiser").tensors)
-        self._reward_value.restore(state.part("reward_value"))
-        self._cost_value.restore(state.part("cost_value"))
-        self._moments.restore(state.part("moments"))
-        if self._multiplier is not None:
-            self._multiplier.restore(state.part("multiplier"))
+            self._log_sd.copy_(log_sd)
+        self._minibatch_generator.set_state(generator)
 
     def _episode_metrics(self, batch: StepBatch) -> dict[str, float]:
         """Mean undiscounted returns of the finished episodes; nothing if none finished."""

@@ -1,0 +1,87 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from safehold.core.errors import DataError, IntegrityError
+from safehold.learn.checkpoint import save_checkpoint
+from safehold.learn.multiplier import MultiplierConfig
+from safehold.learn.online.ppo_lag import PPOLagConfig
+from safehold.learn.online.zoo import load_zoo, save_zoo
+from safehold.workflows.explore import ExploreConfig, explore
+
+METHOD = PPOLagConfig(hidden=(32, 32), minibatch=256, multiplier=MultiplierConfig(integral_gain=0.02))
+
+
+def config(**changed: object) -> ExploreConfig:
+    settings = {
+        "env_id": "toy/PointHazard",
+        "limit": 2.0,
+        "total_steps": 20_480,
+        "environments": 8,
+        "steps_per_batch": 128,
+        "snapshots": 1,
+        "evaluation_episodes": 3,
+        "method": METHOD,
+    }
+    return ExploreConfig.model_validate(settings | changed)
+
+
+def test_learns_to_cross_within_the_limit_and_through_the_hazard_without_one():
+    limited, reckless = (explore(config(limit=limit)).snapshots[-1].evaluations for limit in (2.0, None))
+    for evaluation in limited:  # without noise, and with it
+        assert evaluation.cost <= 2.0
+        assert evaluation.reward > 1.5  # the straight way earns 1.7, standing still -2
+    assert reckless[0].cost > 6.0
+    assert reckless[0].reward > 1.5
+
+
+def test_snapshots_lie_evenly_along_training_and_the_last_at_its_end():
+    exploration = explore(config(total_steps=6144, snapshots=3, evaluation_episodes=2))
+    assert [snapshot.step for snapshot in exploration.snapshots] == [2048, 4096, 6144]
+    assert exploration.snapshots[0].name == "limit-2-seed-0-00"
+    assert [evaluation.episodes for evaluation in exploration.snapshots[0].evaluations] == [2, 2]
+    assert exploration.curve[-1].step == 6144
+
+
+def test_a_run_that_is_stopped_keeps_the_snapshots_it_has():
+    answers = iter([False, False, True])
+    exploration = explore(config(total_steps=6144, snapshots=6), stop=lambda: next(answers))
+    assert [snapshot.step for snapshot in exploration.snapshots] == [1024, 2048, 3072]
+
+
+@pytest.fixture(scope="module")
+def snapshots():
+    return explore(config(total_steps=2048, snapshots=2, evaluation_episodes=1)).snapshots
+
+
+def test_a_zoo_comes_back_as_it_was_saved(snapshots, tmp_path: Path):
+    digest = save_zoo(tmp_path / "zoo", env_id="toy/PointHazard", policies=snapshots, provenance={"why": "test"})
+    zoo = load_zoo(tmp_path / "zoo")
+    assert (zoo.digest, zoo.env_id, dict(zoo.provenance)) == (digest, "toy/PointHazard", {"why": "test"})
+    observations = np.random.default_rng(0).standard_normal((4, 3)).astype(np.float32)
+    for saved, loaded in zip(snapshots, zoo.policies, strict=True):
+        np.testing.assert_array_equal(loaded.policy.means(observations), saved.policy.means(observations))
+        assert replace(loaded, policy=saved.policy) == saved
+
+
+def test_a_zoo_with_a_changed_byte_is_refused(snapshots, tmp_path: Path):
+    save_zoo(tmp_path / "zoo", env_id="toy/PointHazard", policies=snapshots, provenance={})
+    tensors = tmp_path / "zoo" / "tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(bytes(content))
+    with pytest.raises(IntegrityError):
+        load_zoo(tmp_path / "zoo")
+
+
+def test_what_is_no_zoo_is_refused(tmp_path: Path):
+    save_checkpoint(tmp_path / "other", kind="bc", tensors={}, meta={})
+    with pytest.raises(DataError, match="holds a 'bc', not a zoo"):
+        load_zoo(tmp_path / "other")
+
+
+def test_two_policies_of_one_name_are_refused(snapshots, tmp_path: Path):
+    with pytest.raises(DataError, match="same name"):
+        save_zoo(tmp_path / "zoo", env_id="toy", policies=[snapshots[0], snapshots[0]], provenance={})
