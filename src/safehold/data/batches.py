@@ -53,24 +53,19 @@ class SequenceBatch:
 
 
 class TransitionSampler:
-    """Steps drawn uniformly, with replacement, from the episodes that `kept` marks (all of them by default)."""
+    """Steps drawn uniformly, with replacement."""
 
-    def __init__(self, dataset: OfflineDataset, batch_size: int, kept: Bool[np.ndarray, "E"] | None = None) -> None:
+    def __init__(self, dataset: OfflineDataset, batch_size: int) -> None:
         _check_positive("batch_size", batch_size)
-        kept = np.ones(len(dataset), dtype=np.bool_) if kept is None else kept
-        if not kept.any():
-            raise DataError(f"no episode of {len(dataset)} is left to learn from; loosen the limit or bring other data")
         self._dataset = dataset
         self._batch_size = batch_size
-        episode_of_step = np.repeat(np.arange(len(dataset)), dataset.lengths)
-        self._steps = np.flatnonzero(kept[episode_of_step])
-        self._observation_row = np.arange(dataset.n_steps) + episode_of_step
+        self._observation_row = np.arange(dataset.n_steps) + np.repeat(np.arange(len(dataset)), dataset.lengths)
         self._terminated = np.zeros(dataset.n_steps, dtype=np.bool_)
         self._terminated[dataset.offsets[1:] - 1] = dataset.terminated
 
     def sample(self, rng: np.random.Generator) -> TransitionBatch:
         """One batch of steps."""
-        data, steps = self._dataset, self._steps[rng.integers(len(self._steps), size=self._batch_size)]
+        data, steps = self._dataset, rng.integers(self._dataset.n_steps, size=self._batch_size)
         rows = self._observation_row[steps]
         return TransitionBatch(
             observations=data.observations[rows],

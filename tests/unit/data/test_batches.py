@@ -51,11 +51,6 @@ class TestTransitions:
             seen.add((e, t))
         assert len(seen) == sum(LENGTHS)
 
-    def test_only_kept_episodes_are_drawn(self) -> None:
-        kept = np.array([False, True, False, True])
-        batch = TransitionSampler(numbered(), 300, kept).sample(np.random.default_rng(0))
-        assert set((batch.actions[:, 0] // 100).astype(int)) == {1, 3}
-
     def test_steps_are_drawn_alike(self) -> None:
         batch = TransitionSampler(numbered(), 40_000).sample(np.random.default_rng(0))
         counts = np.bincount((batch.actions[:, 0] // 100).astype(int))

@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,20 @@ from safehold.core.spec import Box, Discrete, TaskSpec
 from safehold.data.batches import TransitionSampler
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
+from safehold.data.select import take
+from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
 from safehold.learn.fit import OfflineRun, fit
+from safehold.learn.gaussian_policy import GaussianPolicy
 from safehold.learn.learner import State
-from safehold.learn.offline.bc import PRESETS, BCConfig, BCLearner, negative_log_likelihood, safe_episodes
+from safehold.learn.offline.bc import (
+    PRESETS,
+    BCConfig,
+    BCLearner,
+    cloned_episodes,
+    load_policy,
+    negative_log_likelihood,
+    save_policy,
+)
 from safehold.testing.learner_contract import LearnerContract
 
 SMALL = BCConfig(hidden=(32,), batch_size=64, steps=300)
@@ -95,31 +107,26 @@ def test_likelihood_equals_the_textbook_density() -> None:
     assert loss.item() == pytest.approx(expected, rel=1e-12)
 
 
-def test_safe_episodes_keep_every_limit_and_ties_count_as_kept() -> None:
+def test_cloned_episodes_keep_every_limit_and_ties_count_as_kept() -> None:
     dataset = linear(0.0)
-    np.testing.assert_array_equal(safe_episodes(dataset, {}), np.ones(20, dtype=np.bool_))
+    assert cloned_episodes(dataset, BCConfig()) is dataset
     limit = float(dataset.cost_returns[7, 0])
-    np.testing.assert_array_equal(safe_episodes(dataset, {"cost": limit}), np.arange(20) <= 7)
-    with pytest.raises(UsageError, match=r"costs \('cost',\)"):
-        safe_episodes(dataset, {"cots": 1.0})
+    kept = cloned_episodes(dataset, BCConfig(limits={"cost": limit}))
+    np.testing.assert_array_equal(kept.cost_returns, dataset.cost_returns[:8])
+    with pytest.raises(DataError, match="the cheapest has 1"):
+        cloned_episodes(take(dataset, [1, 2], "late"), BCConfig(limits={"cost": 0.5}))
+    with pytest.raises(UsageError, match="cots"):
+        cloned_episodes(dataset, BCConfig(limits={"cots": 1.0}))
 
 
 def test_cloning_safe_episodes_imitates_only_them(logged: Callable[[int], OfflineDataset], drive: object) -> None:
-    dataset = logged(80)
     costs = {}
     for name, limits in (("all", {}), ("safe", {"cost": 2.0})):
-        learner = BCLearner(dataset.spec, Normaliser.fit(dataset.observations), SMALL, seed=0)
-        sampler = TransitionSampler(dataset, 64, safe_episodes(dataset, limits))
-        fit(OfflineRun(learner, sampler, np.random.default_rng(1)), steps=600)
-        episodes = drive.run(learner.policy(), 20, np.random.default_rng(2))
+        config = SMALL.model_copy(update={"limits": limits, "steps": 600})
+        policy = trained(cloned_episodes(logged(80), config), config).policy()
+        episodes = drive.run(policy, 20, np.random.default_rng(2))
         costs[name] = np.mean([episode.cost_returns[0] for episode in episodes])
     assert costs["safe"] < 3.0 < costs["all"]
-
-
-def test_a_limit_that_no_episode_keeps_is_refused() -> None:
-    dataset = linear(0.0)
-    with pytest.raises(DataError, match="no episode of 20 is left"):
-        TransitionSampler(dataset, 8, dataset.cost_returns[:, 0] < 0.0)
 
 
 def test_nan_stops_training_before_the_weights_change() -> None:
@@ -168,6 +175,50 @@ def test_the_policy_travels_to_another_process() -> None:
     seen = np.ones((3, 2), dtype=np.float32)
     first, second = (p.start(3, np.random.default_rng(0)).act(seen) for p in (policy, travelled))
     np.testing.assert_array_equal(first, second)
+
+
+def saved(tmp_path: Path) -> tuple[Path, GaussianPolicy, str]:
+    policy = TestGaussian().learner(0).policy()
+    return tmp_path / "policy", policy, save_policy(tmp_path / "policy", policy, LINEAR, {"dataset": "abc"})
+
+
+def test_the_policy_round_trips_through_a_checkpoint(tmp_path: Path) -> None:
+    directory, policy, digest = saved(tmp_path)
+    loaded = load_policy(directory, expected_digest=digest)
+    seen = np.ones((3, 2), dtype=np.float32)
+    first, second = (p.start(3, np.random.default_rng(0)).act(seen) for p in (policy, loaded))
+    np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda meta, _: meta.pop("spec"), "spec"),
+        (lambda meta, _: meta["spec"].update(observation_size=5), "layer 0"),
+        (lambda meta, _: meta.update(layers=3), "weight.2"),
+        (lambda meta, _: meta.update(layers=1), "outputs"),
+        (lambda _, tensors: tensors.pop("observation_sd"), "observation_sd"),
+        (lambda _, tensors: tensors["observation_sd"].zero_(), "positive"),
+        (lambda _, tensors: tensors["weight.0"].fill_(torch.nan), "not finite"),
+        (lambda _, tensors: tensors.update(extra=torch.zeros(1)), "unknown"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_together_is_refused(
+    tmp_path: Path, change: Callable[[dict, dict], object], message: str
+) -> None:
+    directory, _, _ = saved(tmp_path)
+    good = load_checkpoint(directory)
+    meta, tensors = dict(good.meta), dict(good.tensors)
+    change(meta, tensors)
+    save_checkpoint(tmp_path / "bad", kind="bc", tensors=tensors, meta=meta)
+    with pytest.raises(DataError, match=message):
+        load_policy(tmp_path / "bad")
+
+
+def test_a_checkpoint_of_another_method_is_refused(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "c", kind="cdt", tensors={}, meta={})
+    with pytest.raises(DataError, match="of kind 'bc', this is 'cdt'"):
+        load_policy(tmp_path / "c")
 
 
 def test_presets_are_what_the_paper_says() -> None:

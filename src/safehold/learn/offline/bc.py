@@ -1,11 +1,12 @@
 """Behaviour cloning: imitate the logged actions, of all episodes or the safe ones. The worked example of a learner."""
 
 from collections.abc import Mapping
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -15,14 +16,16 @@ from safehold.core.spec import Box, TaskSpec
 from safehold.data.batches import TransitionBatch
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
-from safehold.learn.checkpoint import module_tensors, restore_module, take
+from safehold.data.select import at_or_under
+from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
 from safehold.learn.gaussian_policy import GaussianPolicy, freeze, normalise
 from safehold.learn.learner import Metrics, State
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import mlp
-from safehold.nn.randomness import OwnGenerator
 from safehold.nn.tensors import to_array, to_tensor, torch_generator
+
+KIND = "bc"
 
 
 class BCConfig(Config):
@@ -50,18 +53,16 @@ PRESETS: Mapping[str, BCConfig] = {
 """`published`: the baseline of [PLS, tables 3-4]; `small`: minutes on a laptop."""
 
 
-def safe_episodes(dataset: OfflineDataset, limits: Mapping[str, float]) -> Bool[np.ndarray, "E"]:
-    """Which episodes keep every limit.
+def cloned_episodes(dataset: OfflineDataset, config: BCConfig) -> OfflineDataset:
+    """The episodes that keep every limit of the configuration.
 
     Raises:
         UsageError: if a limit names a cost that the task does not have.
+        DataError: if no episode is left.
     """
-    kept = np.ones(len(dataset), dtype=np.bool_)
-    for name, limit in limits.items():
-        if name not in dataset.spec.cost_names:
-            raise UsageError(f"limit on {name!r}: the task {dataset.spec.env_id} has costs {dataset.spec.cost_names}")
-        kept &= dataset.cost_returns[:, dataset.spec.cost_names.index(name)] <= limit
-    return kept
+    for name, limit in config.limits.items():
+        dataset = at_or_under(dataset, limit, name)
+    return dataset
 
 
 class BCLearner:
@@ -70,19 +71,16 @@ class BCLearner:
     `observations` normalises what the network sees; it is fitted to the data beforehand.
     """
 
-    kind = "bc"
+    kind = KIND
 
     def __init__(self, spec: TaskSpec, observations: Normaliser, config: BCConfig, seed: int) -> None:
-        if not isinstance(spec.action, Box):
-            raise UsageError(f"{spec.env_id}: behaviour cloning is for continuous actions, the task has {spec.action}")
-        self._action = spec.action
+        self._action = _box(spec)
         self._observations = observations
         self._head = config.head
         sizes = (spec.observation_size, *config.hidden, spec.action.size)
-        with OwnGenerator(seed).drawing():  # torch draws weights that `mlp` then replaces
-            self._network = mlp(sizes, generator=torch_generator(seed), output_gain=0.01)
+        self._network = mlp(sizes, generator=torch_generator(seed), output_gain=0.01)
         # the logarithm of the noise's standard deviation, in action units; unused by the deterministic head
-        self._log_sd = nn.Parameter(torch.log(_half_range(spec.action)))
+        self._log_sd = nn.Parameter(torch.log(_half_range(self._action)))
         self._model = nn.ParameterDict({"log_sd": self._log_sd})
         parameters = [*self._network.parameters(), *([self._log_sd] if config.head == "gaussian" else [])]
         self._optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
@@ -143,6 +141,68 @@ def negative_log_likelihood(
 ) -> Float[Tensor, ""]:
     """Mean over the batch of -log N(action; mean, sd^2), summed over entries."""
     return -DiagonalGaussian(means, log_sd).log_density(actions).mean()
+
+
+def save_policy(directory: Path, policy: GaussianPolicy, spec: TaskSpec, provenance: Mapping[str, Any]) -> str:
+    """Writes a cloned policy as a checkpoint and returns its digest; `provenance` says where it came from."""
+    arrays = {
+        **{f"weight.{i}": weight for i, weight in enumerate(policy.weights)},
+        **{f"bias.{i}": bias for i, bias in enumerate(policy.biases)},
+        "observation_mean": policy.observation_mean,
+        "observation_sd": policy.observation_sd,
+        "sd": policy.sd,
+    }
+    meta = {"spec": spec.to_json(), "layers": len(policy.weights), "provenance": dict(provenance)}
+    return save_checkpoint(
+        directory, kind=KIND, tensors={name: to_tensor(array) for name, array in arrays.items()}, meta=meta
+    )
+
+
+def load_policy(directory: Path, *, expected_digest: str | None = None) -> GaussianPolicy:
+    """The policy that `save_policy` wrote.
+
+    Raises:
+        IntegrityError: if bytes changed, or the checkpoint is not the pinned one.
+        DataError: if it is of another method, or does not fit together.
+    """
+    checkpoint = load_checkpoint(directory, expected_digest=expected_digest)
+    if checkpoint.kind != KIND:
+        raise DataError(f"{directory}: expected a checkpoint of kind {KIND!r}, this is {checkpoint.kind!r}")
+    arrays = {name: to_array(tensor) for name, tensor in checkpoint.tensors.items()}
+    try:
+        spec, layers = TaskSpec.of_json(checkpoint.meta["spec"]), range(int(checkpoint.meta["layers"]))
+        policy = GaussianPolicy(
+            weights=tuple(arrays.pop(f"weight.{i}") for i in layers),
+            biases=tuple(arrays.pop(f"bias.{i}") for i in layers),
+            observation_mean=arrays.pop("observation_mean"),
+            observation_sd=arrays.pop("observation_sd"),
+            sd=arrays.pop("sd"),
+            action=_box(spec),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{directory}: not a cloned policy: {error}") from error
+    _check_chain(directory, policy, spec)
+    if arrays:
+        raise DataError(f"{directory}: tensors unknown: {sorted(arrays)}")
+    return policy
+
+
+def _check_chain(directory: Path, policy: GaussianPolicy, spec: TaskSpec) -> None:
+    """Refuses layers that do not follow from one another, from observations to actions."""
+    widths = [spec.observation_size, *(weight.shape[-1] for weight in policy.weights)]
+    for i, (weight, bias) in enumerate(zip(policy.weights, policy.biases, strict=True)):
+        if weight.shape != (widths[i], widths[i + 1]) or bias.shape != (widths[i + 1],):
+            raise DataError(
+                f"{directory}: layer {i} is {weight.shape}, its bias {bias.shape}; it does not fit what is before it"
+            )
+    if policy.observation_mean.shape != (spec.observation_size,) or not (policy.observation_sd > 0.0).all():
+        raise DataError(f"{directory}: normalisation needs {spec.observation_size} means and positive deviations")
+
+
+def _box(spec: TaskSpec) -> Box:
+    if not isinstance(spec.action, Box):
+        raise UsageError(f"{spec.env_id}: behaviour cloning is for continuous actions, the task has {spec.action}")
+    return spec.action
 
 
 def _half_range(action: Box) -> Float[Tensor, "a"]:

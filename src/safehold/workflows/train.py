@@ -1,0 +1,183 @@
+"""Learn a policy from a file of logged episodes: data, method and seed in, a sealed checkpoint out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safehold.core.errors import DataError, UsageError
+from safehold.core.policy import Policy, PolicyFamily
+from safehold.core.seeding import Streams
+from safehold.data.batches import Sampler, TransitionSampler
+from safehold.data.dataset import OfflineDataset
+from safehold.data.layouts import read_any
+from safehold.data.normalise import Normaliser
+from safehold.learn.checkpoint import load_checkpoint
+from safehold.learn.fit import OfflineRun, fit
+from safehold.learn.hooks import Hook, checkpoint, every
+from safehold.learn.learner import Learner, State
+from safehold.learn.offline import bc, cdt
+
+OfflineConfig = bc.BCConfig | cdt.CDTConfig
+"""The configurations of the offline methods."""
+
+TRAINING = "training"
+"""What a checkpoint calls itself that training can be resumed from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What training left behind. `policy` and `digest` are None if a hook stopped it before its last update."""
+
+    updates: int
+    policy: Path | None
+    digest: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """How one method is configured, built, saved and loaded."""
+
+    config: type[OfflineConfig]
+    presets: Mapping[str, OfflineConfig]
+    build: Callable[[OfflineDataset, Any, int], tuple[Learner[Any, Any], Sampler[Any]]]
+    save: Callable[[Path, Any, OfflineDataset, Mapping[str, Any]], str]
+    load: Callable[..., Policy | PolicyFamily]
+
+
+def train(
+    dataset: OfflineDataset | Path,
+    method: str,
+    config: OfflineConfig,
+    directory: Path,
+    *,
+    seed: int,
+    resume: bool = False,
+    checkpoint_every: int = 1000,
+    hooks: Sequence[Hook] = (),
+) -> Trained:
+    """Trains one method and writes `directory/policy`; `directory/checkpoints` holds what resuming needs.
+
+    With `resume`, training goes on from the newest checkpoint, and ends where it would have ended without the
+    interruption, bit for bit on one machine.
+
+    Raises:
+        UsageError: if the method is unknown, the configuration is of another method, the directory exists without
+            `resume`, or training in it is finished.
+        DataError: if the checkpoint is of another dataset, configuration or seed.
+    """
+    chosen = _method(method)
+    if not isinstance(config, chosen.config):
+        raise UsageError(f"method {method!r} takes a {chosen.config.__name__}, got a {type(config).__name__}")
+    if (directory / "policy").exists():
+        raise UsageError(f"{directory / 'policy'} exists: this training is finished; choose another directory")
+    if directory.exists() and not resume:
+        raise UsageError(f"{directory} exists; resume the training in it, or choose another directory")
+    data = dataset if isinstance(dataset, OfflineDataset) else read_any(dataset)
+    provenance = {"method": method, "config": config.to_json(), "seed": seed, "dataset": data.digest}
+    streams = Streams(seed)
+    learner, sampler = chosen.build(data, config, streams.integer("weights"))
+    run = _ProvenRun(OfflineRun(learner, sampler, streams["batches"]), provenance)
+    directory.mkdir(parents=True, exist_ok=True)
+    newest = _newest(directory / "checkpoints") if resume else None
+    if newest is not None:
+        run.restore(newest)
+    save = every(checkpoint_every, checkpoint(run, directory / "checkpoints", TRAINING))
+    fit(run.run, steps=config.steps, hooks=[save, *hooks])
+    if run.run.updates < config.steps:
+        return Trained(run.run.updates, None, None)
+    digest = chosen.save(directory / "policy", learner.policy(), data, provenance)
+    return Trained(run.run.updates, directory / "policy", digest)
+
+
+def load(directory: Path, *, expected_digest: str | None = None) -> Policy | PolicyFamily:
+    """The policy, or the family of policies, that `train` wrote to `directory`.
+
+    Raises:
+        IntegrityError: if bytes changed, or the checkpoint is not the pinned one.
+        DataError: if it holds no policy.
+    """
+    kind = load_checkpoint(directory, expected_digest=expected_digest).kind
+    if kind not in METHODS:
+        raise DataError(f"{directory} holds a {kind!r}, not a policy of one of {sorted(METHODS)}")
+    return METHODS[kind].load(directory, expected_digest=expected_digest)
+
+
+def preset(method: str, name: str) -> OfflineConfig:
+    """A method's configuration by name.
+
+    Raises:
+        UsageError: if there is no such method or preset.
+    """
+    presets = _method(method).presets
+    if name not in presets:
+        raise UsageError(f"method {method!r} has no preset {name!r}; it has {sorted(presets)}")
+    return presets[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _ProvenRun:
+    """A run whose saved state says which data, configuration and seed it belongs to."""
+
+    run: OfflineRun[Any]
+    provenance: Mapping[str, Any]
+
+    def state(self) -> State:
+        return State.merge(self.run.state(), State(meta={"provenance": dict(self.provenance)}))
+
+    def restore(self, directory: Path) -> None:
+        saved = load_checkpoint(directory)
+        if saved.kind != TRAINING:
+            raise DataError(f"{directory} holds a {saved.kind!r}, not a training to go on with")
+        theirs = saved.meta.get("provenance")
+        if not isinstance(theirs, Mapping):
+            raise DataError(f"{directory}: the checkpoint does not say what it was trained on")
+        for name, own in self.provenance.items():
+            if theirs.get(name) != own:
+                raise DataError(
+                    f"{directory}: trained with {name} {theirs.get(name)!r}, this run has {own!r}; resume with what it "
+                    "was started with, or start anew in another directory"
+                )
+        self.run.restore(State(saved.tensors, saved.meta))
+
+
+def _newest(directory: Path) -> Path | None:
+    """The checkpoint with the most updates, None if there is none; unfinished writes are skipped."""
+    numbered = [path for path in directory.glob("[0-9]*") if path.name.isdigit()] if directory.is_dir() else []
+    return max(numbered, key=lambda path: int(path.name), default=None)
+
+
+def _build_bc(dataset: OfflineDataset, config: bc.BCConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    kept = bc.cloned_episodes(dataset, config)
+    learner = bc.BCLearner(dataset.spec, Normaliser.fit(kept.observations), config, seed)
+    return learner, TransitionSampler(kept, config.batch_size)
+
+
+def _build_cdt(dataset: OfflineDataset, config: cdt.CDTConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    learner = cdt.CDTLearner(dataset.spec, cdt.Scales.fit(dataset, config), config, seed)
+    return learner, cdt.sampler(dataset, config)
+
+
+METHODS: Mapping[str, _Method] = {
+    bc.KIND: _Method(
+        config=bc.BCConfig,
+        presets=bc.PRESETS,
+        build=_build_bc,
+        save=lambda directory, policy, data, provenance: bc.save_policy(directory, policy, data.spec, provenance),
+        load=bc.load_policy,
+    ),
+    cdt.KIND: _Method(
+        config=cdt.CDTConfig,
+        presets=cdt.PRESETS,
+        build=_build_cdt,
+        save=lambda directory, family, data, provenance: family.save(directory, provenance),  # noqa: ARG005
+        load=cdt.CDTPolicyFamily.load,
+    ),
+}
+"""The offline methods, by the name that their checkpoints carry."""
+
+
+def _method(name: str) -> _Method:
+    if name not in METHODS:
+        raise UsageError(f"no method {name!r}; there are {sorted(METHODS)}")
+    return METHODS[name]
