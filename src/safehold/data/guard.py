@@ -25,6 +25,9 @@ BUDGET = 8 * 2**30
 MOST_OBJECTS = 100_000
 """Links looked at before a file is refused; keeps the walk through a hostile file short."""
 
+LONGEST_TEXT = 16 * 2**20
+"""Bytes of an attribute that are read."""
+
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _KNOWN_STARTS = {
     b"\x89PNG": "a PNG image",
@@ -58,21 +61,24 @@ class GuardedFile:
     _file: h5py.File
 
     def text(self, name: str) -> str | None:
-        """The root attribute of this name if it is a single text, None if there is none.
+        """The root attribute of this name if it is a single UTF-8 text of fixed length, otherwise None.
+
+        Texts of variable length lie in a heap without checksum; HDF5 2.0 can loop for ever in a damaged one, so
+        they are not read.
 
         Raises:
-            DataError: if it is there and is not a text.
+            DataError: if it is longer than `LONGEST_TEXT`, or no UTF-8.
         """
         with _refusing(f"{self.path}: attribute {name!r}"):
             if name not in self._file.attrs:
                 return None
             attribute = self._file.attrs.get_id(name)
-            if attribute.shape != () or attribute.get_type().get_class() != h5py.h5t.STRING:
-                raise DataError(f"{self.path}: attribute {name!r} must be one text")
-            value = self._file.attrs[name]
-        if not isinstance(value, str):
-            raise DataError(f"{self.path}: attribute {name!r} must be UTF-8 text")
-        return value
+            stored = attribute.get_type()
+            if attribute.shape != () or stored.get_class() != h5py.h5t.STRING or stored.is_variable_str():
+                return None
+            if stored.get_size() > LONGEST_TEXT:
+                raise DataError(f"{self.path}: attribute {name!r} claims {stored.get_size()} bytes of text")
+            return bytes(self._file.attrs[name]).decode()
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a root array, as the file claims it.
@@ -326,6 +332,8 @@ def _root_of(path: Path, file: h5py.File) -> tuple[tuple[str, ...], tuple[str, .
             if count > MOST_OBJECTS:
                 raise ResourceError(f"{path}: more than {MOST_OBJECTS} objects; safehold files have a handful")
             place = prefix + os.fsdecode(name)
+            if not place.isprintable():
+                raise DataError(f"{path}: an object has the name {place!r}, which cannot be printed as it is")
             _check_link(path, group, name, place)
             info = h5py.h5o.get_info(group, name)
             if info.addr in seen:

@@ -38,12 +38,12 @@ def write(path: Path, dataset: OfflineDataset, *, overwrite: bool = False) -> No
     """
     with replacing(path, overwrite=overwrite) as file:
         provenance = canonical(dataset.provenance)
-        file.attrs["format"] = FORMAT
-        file.attrs["format_version"] = VERSION
-        file.attrs["spec"] = canonical(dataset.spec.to_json())
-        file.attrs["provenance"] = provenance
-        file.attrs["provenance_digest"] = hashlib.sha256(provenance.encode()).hexdigest()
-        file.attrs["digest"] = dataset.digest
+        header(file, "format", FORMAT)
+        header(file, "format_version", VERSION)
+        header(file, "spec", canonical(dataset.spec.to_json()))
+        header(file, "provenance", provenance)
+        header(file, "provenance_digest", hashlib.sha256(provenance.encode()).hexdigest())
+        header(file, "digest", dataset.digest)
         for name, dtype in _STORED.items():
             values = getattr(dataset, name)
             if values is not None:
@@ -77,7 +77,9 @@ def read_opened(file: GuardedFile) -> tuple[OfflineDataset, tuple[Finding, ...]]
     texts = {name: file.text(name) for name in ("spec", "provenance", "provenance_digest", "digest")}
     missing = [name for name, value in texts.items() if value is None]
     if missing:
-        raise DataError(f"{file.path}: attribute {missing[0]!r} is missing; the file is not complete, fetch it again")
+        raise DataError(
+            f"{file.path}: attribute {missing[0]!r} is missing, or no text of fixed length; fetch the file again"
+        )
     wanted = {name: dtype for name, dtype in DTYPES.items() if name != "group" or name in file.names}
     arrays, findings = file.arrays(wanted)
     if hashlib.sha256(str(texts["provenance"]).encode()).hexdigest() != texts["provenance_digest"]:
@@ -120,15 +122,22 @@ def parsed(path: Path, name: str, text: str) -> dict[str, Any]:
     """The JSON object in a root attribute.
 
     Raises:
-        DataError: if it is no JSON object, or nested too deeply.
+        DataError: if it is no JSON object, nested too deeply, or holds what JSON text cannot.
     """
     try:
         plain = json.loads(text)
+        json.dumps(plain, ensure_ascii=False, allow_nan=False).encode()  # no NaN, and no half of a surrogate pair
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: attribute {name!r} is not JSON ({error})") from error
     if not isinstance(plain, dict):
         raise DataError(f"{path}: attribute {name!r} must be a JSON object, got {type(plain).__name__}")
     return plain
+
+
+def header(file: h5py.File, name: str, text: str) -> None:
+    """A root attribute as UTF-8 text of fixed length, the only kind that `GuardedFile.text` reads."""
+    encoded = text.encode()
+    file.attrs.create(name, np.array(encoded, dtype=h5py.string_dtype("utf-8", len(encoded))))
 
 
 def store(file: h5py.File, name: str, values: np.ndarray) -> None:

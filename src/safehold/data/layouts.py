@@ -104,8 +104,8 @@ def write_dsrl(path: Path, dataset: OfflineDataset, *, cost: str | None = None, 
     if dataset.group is not None:
         arrays["group"] = np.repeat(dataset.group, dataset.lengths)
     with hdf5.replacing(path, overwrite=overwrite) as file:
-        file.attrs["safehold_spec"] = hdf5.canonical(spec.to_json())
-        file.attrs["safehold_provenance"] = hdf5.canonical(dataset.provenance)
+        hdf5.header(file, "safehold_spec", hdf5.canonical(spec.to_json()))
+        hdf5.header(file, "safehold_provenance", hdf5.canonical(dataset.provenance))
         for name, values in arrays.items():
             hdf5.store(file, name, values)
 

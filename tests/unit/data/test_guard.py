@@ -178,6 +178,14 @@ def test_a_piece_that_would_inflate_beyond_its_content_is_refused(tmp_path: Path
         costs_of(path)
 
 
+def test_names_that_cannot_be_printed_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["costs"] = np.zeros(3)
+        file["\x1b[2Jcosts"] = np.zeros(3)
+    with pytest.raises(DataError, match="cannot be printed"):
+        costs_of(tmp_path / "data.h5")
+
+
 def test_many_objects_are_refused_in_bounded_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "MOST_OBJECTS", 50)
     path = tmp_path / "data.h5"

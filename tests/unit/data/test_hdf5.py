@@ -65,6 +65,21 @@ def test_every_array_is_compressed_and_checksummed(tmp_path: Path) -> None:
         assert all(values.compression == "gzip" and values.fletcher32 for values in file.values())
 
 
+def test_a_long_provenance_is_kept(tmp_path: Path) -> None:
+    dataset = OfflineDataset.of(episodes_of([3]), dataset_of([3]).spec, {"notes": ["wind, gusts ü"] * 20_000})
+    hdf5.write(tmp_path / "episodes.h5", dataset)
+    assert_same(hdf5.read(tmp_path / "episodes.h5"), dataset)
+
+
+def test_header_texts_of_variable_length_are_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "episodes.h5"
+    hdf5.write(path, dataset_of([3]))
+    with h5py.File(path, "r+") as file:
+        file.attrs["spec"] = "{}"  # h5py stores a str with variable length
+    with pytest.raises(DataError, match="attribute 'spec' is missing, or no text of fixed length"):
+        hdf5.read(path)
+
+
 def test_an_existing_file_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     path = tmp_path / "episodes.h5"
     hdf5.write(path, dataset_of([3]))
@@ -109,7 +124,7 @@ def test_a_changed_provenance_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "episodes.h5"
     hdf5.write(path, dataset_of([3, 4]))
     with h5py.File(path, "r+") as file:
-        file.attrs["provenance"] = '{"source": "the real robot"}'
+        file.attrs["provenance"] = np.bytes_('{"source": "the real robot"}')
     with pytest.raises(IntegrityError, match="provenance is not what was written"):
         hdf5.read(path)
 
@@ -129,16 +144,18 @@ def test_a_flipped_bit_in_a_stored_array_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("attribute", "value", "message"),
     [
-        ("format", "other", "attribute 'format' is 'other'"),
+        ("format", b"other", "attribute 'format' is 'other'"),
         ("format", None, "attribute 'format' is None"),
-        ("format_version", "2", "version '2' of safehold-episodes"),
-        ("format_version", 1, "attribute 'format_version' must be one text"),
+        ("format_version", b"2", "version '2' of safehold-episodes"),
+        ("format_version", 1, "version None of safehold-episodes"),
+        ("spec", b"\xff\xfe", "attribute 'spec'.*cannot be read"),
+        ("spec", b'{"env_id": "\\ud800"}', "surrogates not allowed"),
         ("spec", None, "attribute 'spec' is missing"),
-        ("spec", "[]", "'spec' must be a JSON object"),
-        ("spec", "{", "'spec' is not JSON"),
-        ("spec", "[" * 100_000, "'spec' is not JSON"),
-        ("spec", "{}", "not the description of a task"),
-        ("digest", ["a", "b"], "attribute 'digest' must be one text"),
+        ("spec", b"[]", "'spec' must be a JSON object"),
+        ("spec", b"{", "'spec' is not JSON"),
+        ("spec", b"[" * 100_000, "'spec' is not JSON"),
+        ("spec", b"{}", "not the description of a task"),
+        ("digest", [b"a", b"b"], "attribute 'digest' is missing, or no text of fixed length"),
     ],
 )
 def test_a_header_that_is_not_ours_is_refused(tmp_path: Path, attribute: str, value, message: str) -> None:
@@ -147,7 +164,7 @@ def test_a_header_that_is_not_ours_is_refused(tmp_path: Path, attribute: str, va
     with h5py.File(path, "r+") as file:
         del file.attrs[attribute]
         if value is not None:
-            file.attrs[attribute] = value
+            file.attrs[attribute] = np.bytes_(value) if isinstance(value, bytes) else value
     with pytest.raises(DataError, match=message):
         hdf5.read(path)
 
