@@ -16,9 +16,9 @@ from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
-from safehold.learn.offline import bc, cdt
+from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy
 
-OfflineConfig = bc.BCConfig | cdt.CDTConfig
+OfflineConfig = bc.BCConfig | cdt_network.CDTConfig
 """The configurations of the offline methods."""
 
 TRAINING = "training"
@@ -153,8 +153,10 @@ def _build_bc(dataset: OfflineDataset, config: bc.BCConfig, seed: int) -> tuple[
     return learner, TransitionSampler(kept, config.batch_size)
 
 
-def _build_cdt(dataset: OfflineDataset, config: cdt.CDTConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
-    learner = cdt.CDTLearner(dataset.spec, cdt.Scales.fit(dataset, config), config, seed)
+def _build_cdt(
+    dataset: OfflineDataset, config: cdt_network.CDTConfig, seed: int
+) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    learner = cdt.CDTLearner(dataset.spec, cdt_network.Scales.fit(dataset, config), config, seed)
     return learner, cdt.sampler(dataset, config)
 
 
@@ -166,12 +168,12 @@ METHODS: Mapping[str, _Method] = {
         save=lambda directory, policy, data, provenance: bc.save_policy(directory, policy, data.spec, provenance),
         load=bc.load_policy,
     ),
-    cdt.KIND: _Method(
-        config=cdt.CDTConfig,
+    cdt_policy.KIND: _Method(
+        config=cdt_network.CDTConfig,
         presets=cdt.PRESETS,
         build=_build_cdt,
         save=lambda directory, family, data, provenance: family.save(directory, provenance),  # noqa: ARG005
-        load=cdt.CDTPolicyFamily.load,
+        load=cdt_policy.CDTPolicyFamily.load,
     ),
 }
 """The offline methods, by the name that their checkpoints carry."""

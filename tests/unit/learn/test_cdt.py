@@ -20,17 +20,14 @@ from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.learner import State
 from safehold.learn.offline.cdt import (
     PRESETS,
-    CDTConfig,
     CDTLearner,
-    CDTPolicyFamily,
-    Inputs,
-    Scales,
-    ToGoEncoder,
     action_losses,
     cost_cross_entropy,
     sampler,
     squared_error,
 )
+from safehold.learn.offline.cdt_network import CDTConfig, Inputs, Scales, ToGoEncoder
+from safehold.learn.offline.cdt_policy import CDTPolicyFamily
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.testing.learner_contract import LearnerContract, assert_equal_states
 

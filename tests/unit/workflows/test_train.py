@@ -13,7 +13,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.hooks import stop_when
 from safehold.learn.offline.bc import BCConfig
-from safehold.learn.offline.cdt import CDTConfig
+from safehold.learn.offline.cdt_network import CDTConfig
 from safehold.workflows.train import load, preset, train
 
 BC = BCConfig(hidden=(8,), batch_size=16, steps=9)
