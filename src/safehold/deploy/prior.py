@@ -1,6 +1,6 @@
 """What is believed of every candidate before the first ask, declared and never refitted."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,9 @@ from safehold.core.errors import BadPrior, UsageError
 from safehold.core.target import TargetSpace
 from safehold.gp.exact import GaussianProcess
 from safehold.gp.kernels import KERNELS, Kernel, Matern52
+
+KernelOf = Callable[[float, tuple[float, ...]], Kernel]
+"""A kernel's class: from a standard deviation and lengthscales to a kernel."""
 
 DIAL_ERROR_SHARE = 0.5
 """Default standard deviation of how far the dial may be off, as a share of the limit."""
@@ -86,7 +89,7 @@ class Prior:
         episode_sd: Mapping[str, float] | None = None,
         reward_dial_error: float | None = None,
         reward_episode_sd: float | None = None,
-        kernel: type[Kernel] = Matern52,
+        kernel: KernelOf = Matern52,
     ) -> "Prior":
         """The policy does what it is asked: E[reward return] = R and E[cost return] = G at the target z = (R, G).
 
@@ -136,10 +139,10 @@ class Prior:
         )
 
 
-def _kernel(kind: type[Kernel], sd: float, lengthscales: tuple[float, ...], what: str) -> Kernel:
+def _kernel(kind: KernelOf, sd: float, lengthscales: tuple[float, ...], what: str) -> Kernel:
     """A kernel, its refusal named for what was declared."""
     try:
-        return kind(sd, lengthscales)  # type: ignore[call-arg]
+        return kind(sd, lengthscales)
     except UsageError as error:
         raise BadPrior(f"{what}: {error}") from error
 

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from deploy_toys import answer, declaration, two_limits
+
+from safehold.deploy.acquisition import (
+    Acquisition,
+    best,
+    expanders,
+    relative_width,
+    reward_ucb,
+    widest_interval,
+)
+from safehold.deploy.optimizer import TargetOptimizer
+from safehold.gp.confidence import alpha
+
+
+@pytest.fixture
+def view():
+    optimizer = TargetOptimizer(declaration())
+    for _ in range(4):
+        trial = optimizer.ask()
+        optimizer.tell(trial.id, answer(trial.target))
+    return optimizer.state.view(optimizer.state.verdict())
+
+
+@pytest.mark.parametrize("acquisition", [reward_ucb, widest_interval])
+def test_an_acquisition_scores_every_candidate(acquisition, view):
+    assert isinstance(acquisition, Acquisition)
+    scores = acquisition(view)
+    assert scores.shape == (len(view.space),)
+    assert not np.isnan(scores).any()
+
+
+def test_reward_ucb_is_its_formula(view):
+    np.testing.assert_allclose(reward_ucb(view), view.reward.mean + alpha(5, 81, 0.1) * np.sqrt(view.reward.variance))
+
+
+def test_width_is_in_shares_of_the_limit(view):
+    band = view.costs["cost"].band
+    np.testing.assert_allclose(relative_width(view), (band.upper - band.lower) / 20.0)
+
+
+def test_an_expander_is_a_target_whose_lucky_measurement_certifies_another(view):
+    """The rank-one shortcut against telling the lucky mean to the Gaussian process itself."""
+    cost = view.costs["cost"]
+    outside = view.support & ~view.safe
+    expected = np.zeros(len(view.space), dtype=np.bool_)
+    for index in np.flatnonzero(view.safe):
+        lucky = cost.process.condition(np.array([index]), cost.band.lower[[index]], np.array([cost.noise_variance]))
+        upper = np.minimum(cost.band.upper, lucky.mean + cost.next_alpha * lucky.sd)
+        expected[index] = np.any(outside & (upper <= 20.0))
+    assert expected.any()
+    np.testing.assert_array_equal(expanders(view), expected)
+    scores = widest_interval(view)
+    np.testing.assert_array_equal(np.isfinite(scores), expected)
+
+
+def test_chunks_do_not_change_who_is_an_expander(view, monkeypatch):
+    whole = expanders(view)
+    monkeypatch.setattr("safehold.deploy.acquisition._CHUNK", 81 * 3)
+    np.testing.assert_array_equal(expanders(view), whole)
+
+
+def test_an_expander_must_open_a_target_under_every_limit():
+    optimizer = TargetOptimizer(two_limits())
+    state = optimizer.state
+    verdict = state.verdict()
+    view = state.view(verdict)
+    alone = {
+        name: expanders(type(view)(**{**{f: getattr(view, f) for f in view.__dataclass_fields__}, "costs": {name: c}}))
+        for name, c in view.costs.items()
+    }
+    together = expanders(view)
+    assert not np.any(together & ~(alone["cost"] & alone["fall"]))
+
+
+def test_without_anything_left_to_certify_nothing_expands(view):
+    everything = type(view)(
+        **{**{name: getattr(view, name) for name in view.__dataclass_fields__}, "safe": view.support}
+    )
+    assert not expanders(everything).any()
+
+
+def test_the_best_is_safe_and_ties_go_to_the_lowest_number():
+    scores = np.array([5.0, 3.0, 3.0, 1.0])
+    assert best(scores, np.array([False, True, True, True])) == 1

@@ -1,0 +1,149 @@
+"""The direct rule, and what the printed forms would have said instead."""
+
+import numpy as np
+import pytest
+from deploy_toys import declaration, measurement, two_limits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from safehold.core.constraint import Limit
+from safehold.deploy.acquisition import expanders
+from safehold.deploy.certificates.paper import certify, shortfall
+from safehold.deploy.optimizer import TargetOptimizer
+from safehold.gp.confidence import ConfidenceBand, alpha
+
+LIMITS = (Limit("cost", 20.0),)
+NO = np.zeros(4, dtype=np.bool_)
+YES = np.ones(4, dtype=np.bool_)
+
+
+def verdict(lower, upper, mean=None, support=YES, seeds=NO, contradicted=NO):
+    band = ConfidenceBand(np.array(lower, dtype=np.float64), np.array(upper, dtype=np.float64))
+    means = {"cost": np.array(lower if mean is None else mean, dtype=np.float64)}
+    return certify(LIMITS, {"cost": band}, means, support=support, seeds=seeds, contradicted=contradicted)
+
+
+def after_one_seed():
+    optimizer = TargetOptimizer(declaration())
+    trial = optimizer.ask()
+    optimizer.tell(trial.id, measurement(40.0, 1.0, spread=1.0))
+    return optimizer.state
+
+
+def test_the_bound_of_the_candidate_itself_decides_without_tolerance():
+    safe = verdict([0, 0, 0, 0], [20.0, np.nextafter(20.0, 30.0), 19.0, 40.0]).safe
+    np.testing.assert_array_equal(safe, [True, False, True, False])
+
+
+def test_what_is_not_a_number_is_not_safe():
+    assert not verdict([0, 0, np.nan, 0], [np.nan, np.inf, 10.0, np.nan], seeds=NO).safe.any()
+    assert not verdict([np.nan] * 4, [1.0] * 4, mean=[1.0] * 4, seeds=YES).safe.any()
+
+
+def test_without_support_nothing_is_certified():
+    support = np.array([True, False, True, False])
+    np.testing.assert_array_equal(verdict([0] * 4, [5.0] * 4, support=support).safe, support)
+
+
+def test_a_seed_target_is_safe_by_premise_until_evidence_speaks_against_it():
+    seeds = np.array([True, True, True, False])
+    contradicted = np.array([False, False, True, True])
+    said = verdict([0.0, 20.1, 0.0, 0.0], [40.0, 40.0, 40.0, 10.0], seeds=seeds, contradicted=contradicted)
+    np.testing.assert_array_equal(said.safe, [True, False, False, False])
+    np.testing.assert_array_equal(said.revoked, [False, True, True, True])
+    np.testing.assert_array_equal(said.by_premise, [True, False, False, False])
+
+
+def test_a_remembered_bound_does_not_outweigh_the_present_mean():
+    said = verdict([0] * 4, [19.0] * 4, mean=[10.0, 20.0, 20.1, np.nan])
+    np.testing.assert_array_equal(said.by_band, [True, True, False, False])
+
+
+def test_every_limit_counts():
+    limits = (Limit("cost", 20.0), Limit("fall", 1.0))
+    bands = {
+        "cost": ConfidenceBand(np.zeros(4), np.array([10.0, 10.0, 30.0, 30.0])),
+        "fall": ConfidenceBand(np.zeros(4), np.array([0.5, 2.0, 0.5, 2.0])),
+    }
+    means = {"cost": np.zeros(4), "fall": np.zeros(4)}
+    safe = certify(limits, bands, means, support=YES, seeds=NO, contradicted=NO).safe
+    np.testing.assert_array_equal(safe, [True, False, False, False])
+    missed = shortfall(limits, bands, {"cost": 20.0, "fall": 1.0})
+    np.testing.assert_allclose(missed, [-0.5, 1.0, 0.5, 1.0])
+
+
+@given(
+    upper=arrays(np.float64, 4, elements=st.floats(0, 60)),
+    more=arrays(np.float64, 4, elements=st.floats(0, 10)),
+)
+@settings(max_examples=50, deadline=None)
+def test_higher_bounds_never_certify_more(upper, more):
+    assert not np.any(verdict([0] * 4, upper + more).safe & ~verdict([0] * 4, upper).safe)
+
+
+def test_before_any_measurement_exactly_the_seed_targets_are_safe():
+    state = TargetOptimizer(declaration()).state
+    np.testing.assert_array_equal(state.verdict().safe, state.declaration.seeds)
+
+
+def test_printed_union_with_zero_lipschitz_would_certify_the_whole_menu():
+    """Y_N = union over z in Y_{N-1} of {z' : u_N(z) + L d(z, z') <= b}: at the paper's L = 0, z' does not matter."""
+    state = after_one_seed()
+    upper = state.bands["cost"].upper
+    some_seed_is_bounded = bool(np.any(upper[state.declaration.seeds] <= 20.0))
+    printed = np.full(len(state.declaration.space), some_seed_is_bounded)
+    assert printed.all()
+    ours = state.verdict().safe
+    assert state.declaration.seeds.sum() <= ours.sum() < len(ours) / 2
+
+
+def test_printed_start_at_the_limit_would_certify_the_whole_menu():
+    """Lambda_0 = [0, b]: u_N <= b holds by fiat, before and after any data."""
+    state = TargetOptimizer(declaration()).state
+    process = state.costs["cost"].process
+    size = len(state.declaration.space)
+    printed = ConfidenceBand.start(size, 20.0).intersect(process.mean, process.sd, alpha(1, size, 0.1))
+    assert np.all(printed.upper <= 20.0)
+    assert np.all(state.bands["cost"].upper[~state.declaration.seeds] > 20.0)
+
+
+def test_printed_expander_count_would_call_every_safe_target_an_expander():
+    """e_N(z) = |{z' not safe : l_N(z) - L d(z, z') <= b}|: l_N <= b holds on the whole safe set."""
+    state = TargetOptimizer(declaration(horizon=40)).state
+    optimizer = TargetOptimizer(state.declaration)
+    for _ in range(6):
+        trial = optimizer.ask()
+        optimizer.tell(trial.id, measurement(0.9 * trial.target[0], 0.6 * trial.target[1] + 2.0, spread=1.0))
+    state = optimizer.state
+    safe = state.verdict().safe
+    printed = safe & (state.bands["cost"].lower <= 20.0)
+    np.testing.assert_array_equal(printed, safe)
+    ours = expanders(state.view(state.verdict()))
+    assert ours.any()
+    assert not np.any(ours & ~safe)
+    assert ours.sum() < safe.sum()
+
+
+def test_two_limits_are_certified_together():
+    optimizer = TargetOptimizer(two_limits())
+    trial = optimizer.ask()
+    both = measurement(trial.target[0], 1.0, spread=1.0)
+    with_fall = type(both)(rewards=both.rewards, costs={**both.costs, "fall": np.full(20, 1.9)}, failed=both.failed)
+    optimizer.tell(trial.id, with_fall)
+    state = optimizer.state
+    safe = state.verdict().by_band
+    assert np.all(state.bands["cost"].upper[safe] <= 20.0)
+    assert np.all(state.bands["fall"].upper[safe] <= 2.0)
+    assert set(optimizer.ask().certificate.risks) == {"cost", "fall"}
+
+
+@pytest.mark.parametrize("cost", [20.001, 35.0])
+def test_a_seed_target_that_was_measured_above_the_limit_is_revoked(cost):
+    optimizer = TargetOptimizer(declaration())
+    trial = optimizer.ask()
+    optimizer.tell(trial.id, measurement(40.0, cost, spread=1.0))
+    index = optimizer.state.asked[trial.id].index
+    assert optimizer.state.verdict().revoked[index]
+    assert not optimizer.state.verdict().safe[index]
+    assert trial.target in optimizer.status().revoked
