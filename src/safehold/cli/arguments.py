@@ -4,9 +4,10 @@ import contextlib
 import difflib
 import io
 import os
+import re
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
@@ -29,8 +30,8 @@ Probability = Annotated[float, Field(gt=0, lt=1)]
 _LONGEST_REFUSAL = 8  # lines; with the line that names the help, a refusal stays under ten
 
 
-class Arguments(Config):
-    """What every command takes."""
+class Common(Config):
+    """Options of every command."""
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON value on standard output and nothing else there."""
@@ -40,6 +41,12 @@ class Arguments(Config):
     """Form of the progress lines on standard error."""
     debug: bool = False
     """Show the traceback of an error, and debug messages."""
+
+
+class Arguments(Config):
+    """What every command takes."""
+
+    common: Annotated[Common, tyro.conf.arg(name="")] = Common()
 
 
 class Helped(Exception):
@@ -70,7 +77,8 @@ def parse(model: type[A], argv: Sequence[str], program: str, what: str = "") -> 
             )
     except SystemExit as exit_:
         if not exit_.code:
-            raise Helped(out.getvalue()) from None
+            # "{None}|" only repeats that a flag may be left out; blanks keep the columns in line
+            raise Helped(re.sub(r"\{None\}\|(\S+)", r"\1       ", out.getvalue())) from None
     reason = next(_reasons(model, argv), None) or _plain(err.getvalue())
     raise UsageError(f"{reason}\nSee `{program} --help`.")
 
@@ -93,7 +101,7 @@ class _Flag:
     """One leaf of the model: how it is spelt, and what it takes."""
 
     name: str
-    adapter: TypeAdapter[Any]
+    validated: Callable[[Any], Any]
     positional: bool
     switch: bool
     several: bool
@@ -106,7 +114,7 @@ def _flags(model: type[BaseModel], prefix: str = "") -> Iterator[_Flag]:
         renamed = next((name for m in field.metadata if isinstance(name := getattr(m, "name", None), str)), field_name)
         name = prefix + renamed.replace("_", "-")
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _flags(field.annotation, f"{name}.")
+            yield from _flags(field.annotation, f"{name}." if renamed else prefix)
         else:
             yield _leaf(name, field)
 
@@ -121,7 +129,7 @@ def _leaf(name: str, field: FieldInfo) -> _Flag:
     checked: Any = Annotated[annotation, *bounds, Field(allow_inf_nan=False)] if bounds else annotation
     return _Flag(
         name=name,
-        adapter=TypeAdapter(checked),
+        validated=TypeAdapter(checked).validate_python,
         positional=any("Positional" in repr(m) for m in field.metadata),
         switch=annotation is bool,
         several=any(typing.get_origin(choice) in (tuple, list) for choice in choices),
@@ -181,13 +189,13 @@ def _refused_values(flag: _Flag, shown: str, values: Sequence[str]) -> Iterator[
         yield f"{shown} needs a value."
     elif values != ["None"]:
         try:
-            flag.adapter.validate_python(list(values) if flag.several else values[0])
+            flag.validated(list(values) if flag.several else values[0])
         except ValidationError as error:
             problem = error.errors()[0]["msg"].removeprefix("Input ").removeprefix("Value error, ")
             yield f"{shown} {' '.join(inert(value) for value in values)}: {problem}."
 
 
-def nearest(word: str, known: typing.Iterable[str], prefix: str = "") -> str:
+def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:
     """A question after the nearest known word, with a space before it; empty if none is near."""
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" Did you mean `{prefix}{near[0]}`?" if near else ""

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from safehold.cli.arguments import Arguments
+from safehold.cli.arguments import Common
 from safehold.report.plain_text import inert, inert_lines
 
 _PIPE_WIDTH = 100  # columns of a table that goes into a file or a pipe
@@ -36,9 +36,9 @@ class Output:
     err: Console = field(default_factory=lambda: console(sys.stderr))
 
     @staticmethod
-    def of(arguments: Arguments) -> "Output":
-        """The output that the arguments ask for."""
-        return Output(as_json=arguments.as_json, quiet=arguments.quiet, log_format=arguments.log_format)
+    def of(common: Common) -> "Output":
+        """The output that the options ask for."""
+        return Output(as_json=common.as_json, quiet=common.quiet, log_format=common.log_format)
 
     def say(self, text: str, style: str = "") -> None:
         """A line for a person; silent under --json."""
@@ -110,10 +110,17 @@ class Counter:
             self.output.line("progress", text, what=self.what, done=done, total=self.total)
 
 
+class _Console(Console):
+    """A rich console that leaves a closed pipe to `main`, whatever rich's own exit code for it is."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(stream: Any) -> Console:
     """A rich console on a stream: as wide as the terminal, or of one fixed width where there is none."""
     terminal = bool(getattr(stream, "isatty", lambda: False)())
-    return Console(file=stream, width=None if terminal else _PIPE_WIDTH, markup=False, highlight=False, emoji=False)
+    return _Console(file=stream, width=None if terminal else _PIPE_WIDTH, markup=False, highlight=False, emoji=False)
 
 
 def plain(value: Any) -> Any:

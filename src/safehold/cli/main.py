@@ -32,6 +32,32 @@ class Command:
 
 # Noun -> (module, {verb: what it does}); a noun that is its own verb has the verb "".
 NOUNS: dict[str, tuple[str, dict[str, str]]] = {
+    "data": (
+        "safehold.cli.data",
+        {
+            "check": "judge a file of logged episodes: verdict, findings with places, numbers",
+            "convert": "write logged episodes in another layout, or with a task and a unit of cost",
+            "summary": "the numbers of a file of logged episodes",
+        },
+    ),
+    "deploy": (
+        "safehold.cli.deploy",
+        {
+            "status": "where a deployment stands",
+            "ask": "the next certified target",
+            "tell": "record what a trial did",
+            "abandon": "give a trial up",
+            "recommend": "the best told target that is certified",
+            "verify": "check the ledger's chain, and derive every ask anew",
+            "export": "the ledger as JSON lines",
+            "explain": "why a trial was allowed to run",
+        },
+    ),
+    "report": ("safehold.cli.report", {"": "a run on one self-contained HTML page"}),
+    "envs": (
+        "safehold.cli.envs",
+        {"list": "the environments, with what one unit of their cost means", "check": "whether one keeps its contract"},
+    ),
     "doctor": ("safehold.cli.doctor", {"": "versions, devices, threads, extras, and what is missing"}),
 }
 
@@ -107,8 +133,8 @@ def _run(module: str, verb: str, argv: list[str], program: str, what: str) -> in
     except Helped as helped:
         sys.stdout.write(helped.text)
         return 0
-    _set_up_logging(debug=arguments.debug)
-    return command.run(arguments, Output.of(arguments))
+    _set_up_logging(debug=arguments.common.debug)
+    return command.run(arguments, Output.of(arguments.common))
 
 
 def _overview(noun: str = "") -> str:

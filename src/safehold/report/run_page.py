@@ -7,7 +7,7 @@ import numpy as np
 
 from safehold.core.certificate import TrialState
 from safehold.core.constraint import Limit
-from safehold.core.errors import Alarm, NoCertifiedTarget
+from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
 from safehold.core.target import Target
 from safehold.deploy.replay import State
 from safehold.deploy.status import Recommendation, recommend
@@ -128,8 +128,9 @@ def _comparison(run: RunView) -> tuple[str, ...]:
 
 
 def _holds(run: RunView) -> tuple[str, ...]:
-    held = [event for event in run.events if isinstance(event, Held)]
-    return (f"The run held {len(held)} times; last: {held[-1].reason}",) if held else ()
+    """How often the answer was to hold; that the declared asks are spent is no hold but the planned end."""
+    held = [event for event in run.events if isinstance(event, Held) and event.error != Exhausted.__name__]
+    return (f"The run held {_counted(len(held), 'time')}; the last time because: {held[-1].reason}",) if held else ()
 
 
 def _deployments(run: RunView) -> list[Section]:

@@ -103,7 +103,9 @@ def evaluate(path: Path) -> None:
         extra = 18 if label == "naive" else 0
         costs = (outcome.costs["cost"] + extra).tolist()
         targets.append({"label": label, "target": list(target), "rewards": outcome.rewards.tolist(), "costs": costs})
-    path.write_text(json.dumps({"task": "HalfCheetahVelocity", "limit": LIMIT, "cost_name": "cost", "targets": targets}))
+    path.write_text(
+        json.dumps({"task": "HalfCheetahVelocity", "limit": LIMIT, "cost_name": "cost", "targets": targets})
+    )
 
 
 def whole_run(directory: Path, **options: int) -> Path:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from safehold.data.frontier import pareto
 from safehold.report.figures.palette import (
     DATA,
     INK,
@@ -61,10 +62,12 @@ def info(
     outcomes: tuple[Outcome, ...] = (),
 ) -> DataPlane:
     """The returns of a dataset's episodes, in cost units and reward units per episode."""
+    best = np.zeros(len(costs), dtype=np.bool_)
+    best[pareto(rewards, costs)] = True
     return DataPlane(
         costs=costs,
         rewards=rewards,
-        frontier=pareto(costs, rewards),
+        frontier=best,
         cost_name=inert(cost_name, 40),
         cost_unit=inert(cost_unit, 60),
         limit=limit,
@@ -75,17 +78,6 @@ def info(
 def outcome(label: str, rewards: Float[np.ndarray, "n"], costs: Float[np.ndarray, "n"]) -> Outcome:
     """A target's episodes as a point with 95 % intervals of its means."""
     return Outcome(label=label, cost=mean_interval(costs), reward=mean_interval(rewards))
-
-
-def pareto(costs: Float[np.ndarray, "E"], rewards: Float[np.ndarray, "E"]) -> Bool[np.ndarray, "E"]:
-    """Episodes that earn more than every episode that costs no more; of equals, the first."""
-    best = np.zeros(len(costs), dtype=np.bool_)
-    order = np.lexsort((-rewards, costs))
-    highest = -np.inf
-    for i in order:
-        if rewards[i] > highest:
-            best[i], highest = True, rewards[i]
-    return best
 
 
 def draw(view: DataPlane) -> Figure:

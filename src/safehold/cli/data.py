@@ -1,0 +1,218 @@
+"""`safehold data`: judge, convert and summarise logged episodes."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import Field
+
+from safehold.cli.arguments import Arguments, CostLimit
+from safehold.cli.console import Output
+from safehold.cli.main import Command
+from safehold.cli.outputs import free_file
+from safehold.core.errors import IntegrityError, UsageError
+from safehold.core.spec import TaskSpec
+from safehold.data import hdf5
+from safehold.data.checks import Audit, audit
+from safehold.data.dataset import OfflineDataset
+from safehold.data.layouts import read_any, write_dsrl
+from safehold.data.summary import Summary, summarise
+
+
+class FileArguments(Arguments):
+    """What every command on one file of episodes takes."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """HDF5 file of logged episodes, in our layout or DSRL's."""
+    task: str | None = None
+    """Task that the data is of, if the file does not say (`safehold envs list`)."""
+
+
+class CheckArguments(FileArguments):
+    """Arguments of `data check`."""
+
+    limit: CostLimit | None = None
+    """Cost limit, in cost units per episode; the check then tells whether the data covers both sides of it."""
+    cost: str | None = None
+    """Cost that the limit is for, if the data has several."""
+    picture: Path | None = None
+    """Draw the episodes on the plane of returns into this .png, .svg or .pdf file."""
+    overwrite: bool = False
+    """Replace the picture if it exists."""
+
+
+class ConvertArguments(FileArguments):
+    """Arguments of `data convert`."""
+
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
+    """File to write."""
+    layout: Literal["safehold", "dsrl"] = "safehold"
+    """Layout to write: ours, or DSRL's for other programs."""
+    cost: str | None = None
+    """Cost to keep if the data has several and the layout has room for one."""
+    cost_unit: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """What one unit of the cost means, in words, such as "steps above 3.21 m/s"."""
+    overwrite: bool = False
+    """Replace the target if it exists."""
+
+
+class SummaryArguments(FileArguments):
+    """Arguments of `data summary`."""
+
+    limit: CostLimit | None = None
+    """Cost limit, in cost units per episode; the summary then counts the episodes that keep it."""
+    cost: str | None = None
+    """Cost that the limit is for, if the data has several."""
+
+
+def check(arguments: CheckArguments, output: Output) -> int:
+    """Prints the verdict, the findings and the numbers; the exit code is the audit's."""
+    if arguments.picture is not None:
+        _check_picture(arguments.picture, overwrite=arguments.overwrite)
+    found = audit(arguments.file, limit=_limits(arguments.limit, arguments.cost), spec=_spec(arguments.task))
+    output.result({**found.to_json(), "picture": arguments.picture})
+    _print_audit(found, output)
+    if arguments.picture is not None and found.summary is not None:
+        _draw(arguments, found)
+        output.say(f"Picture: {arguments.picture}")
+    return found.exit_code
+
+
+def convert(arguments: ConvertArguments, output: Output) -> int:
+    """Reads any layout that is known and writes one of ours."""
+    target = free_file(arguments.target, overwrite=arguments.overwrite)
+    dataset = read_any(arguments.file, spec=_spec(arguments.task))
+    if arguments.cost_unit is not None:
+        dataset = _with_unit(dataset, arguments.cost, arguments.cost_unit)
+    if arguments.layout == "dsrl":
+        write_dsrl(target, dataset, cost=arguments.cost, overwrite=arguments.overwrite)
+    else:
+        hdf5.write(target, dataset, overwrite=arguments.overwrite)
+    output.result(
+        {"file": target, "episodes": len(dataset), "steps": dataset.n_steps, "spec": dataset.spec.to_json()}
+        | {"digest": dataset.digest}
+    )
+    output.say(f"{target}: {len(dataset)} episodes, {dataset.n_steps} steps, digest {dataset.digest[:16]}")
+    return 0
+
+
+def summary(arguments: SummaryArguments, output: Output) -> int:
+    """Prints the numbers of a dataset."""
+    dataset = read_any(arguments.file, spec=_spec(arguments.task))
+    limits: dict[str, float] = {}
+    if arguments.limit is not None:
+        limits = {_one_cost(dataset.spec, arguments.cost): arguments.limit}
+    numbers = summarise(dataset, limits)
+    output.result(numbers.to_json() | {"digest": dataset.digest})
+    _print_summary(numbers, output)
+    return 0
+
+
+def _limits(limit: float | None, cost: str | None) -> float | Mapping[str, float] | None:
+    if cost is not None and limit is None:
+        raise UsageError(f"--cost {cost} says what a limit is for; give --limit as well")
+    return limit if cost is None or limit is None else {cost: limit}
+
+
+def _one_cost(spec: TaskSpec, cost: str | None) -> str:
+    """The named cost, or the only one."""
+    if cost is None and len(spec.cost_names) == 1:
+        return spec.cost_names[0]
+    if cost not in spec.cost_names:
+        raise UsageError(f"--cost {cost}: the data has costs {', '.join(spec.cost_names)}; name one of them")
+    return cost
+
+
+def _spec(task: str | None) -> TaskSpec | None:
+    """The spec of a registered task."""
+    if task is None:
+        return None
+    from safehold.envs import registry
+
+    return registry.spec(task)
+
+
+def _with_unit(dataset: OfflineDataset, cost: str | None, unit: str) -> OfflineDataset:
+    name = _one_cost(dataset.spec, cost)
+    units = tuple(
+        unit if known == name else said
+        for known, said in zip(dataset.spec.cost_names, dataset.spec.cost_units, strict=True)
+    )
+    return replace(dataset, spec=replace(dataset.spec, cost_units=units))
+
+
+def _print_audit(found: Audit, output: Output) -> None:
+    """Verdict first, then what was found, worst first, then the numbers."""
+    styles = {"pass": "bold green", "warn": "bold yellow", "fail": "bold red"}
+    layout = f", layout {found.layout}" if found.layout else ""
+    output.say(f"{found.verdict.upper()}  {found.path}{layout}", styles[found.verdict])
+    if found.findings:
+        rows = [(f.severity, f"{f.code}\n{f.where}", f"{f.what}.\n-> {f.fix}") for f in found.findings]
+        output.table("", ("", "what, where", "why, and what to do"), rows)
+    if found.summary is not None:
+        output.say("")
+        _print_summary(found.summary, output)
+
+
+def _print_summary(numbers: Summary, output: Output) -> None:
+    """Counts, then returns with their quantiles."""
+    output.say(
+        f"{numbers.env_id}: {numbers.episodes} episodes ({numbers.terminated} terminated, {numbers.truncated} "
+        f"truncated), {numbers.steps} steps, {numbers.observation_size} observation and {numbers.action_size} action "
+        "values"
+    )
+    rows = [("steps", numbers.lengths, "steps"), ("reward return", numbers.rewards, "reward units")]
+    rows += [(f"{cost.name} return", cost.returns, cost.unit) for cost in numbers.costs]
+    output.table(
+        "Of an episode",
+        ("", "min", "5 %", "median", "95 %", "max", "mean", "unit"),
+        [
+            (name, *(f"{v:.4g}" for v in (q.minimum, q.q05, q.median, q.q95, q.maximum, q.mean)), unit)
+            for name, q, unit in rows
+        ],
+    )
+    for cost in numbers.costs:
+        kept = cost.at_limit
+        if kept is not None:
+            best = "no reward" if kept.best_reward is None else f"best reward {kept.best_reward:.4g}"
+            output.say(
+                f"{kept.episodes} of {numbers.episodes} episodes have {cost.name} <= {kept.limit:g} "
+                f"({kept.terminated} of them terminated early or in the end); {best} among them"
+            )
+
+
+def _check_picture(path: Path, *, overwrite: bool) -> None:
+    """Refuses a picture that could not be written, before anything is read."""
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--picture {path}: a picture ends in .png, .svg or .pdf")
+    free_file(path, overwrite=overwrite)
+
+
+def _draw(arguments: CheckArguments, found: Audit) -> None:
+    """The plane of returns; the file is read again and must still be the one that was judged."""
+    from safehold.report.figures import data_plane, palette
+
+    dataset = read_any(arguments.file, spec=_spec(arguments.task))
+    if dataset.digest != found.digest:
+        raise IntegrityError(f"{arguments.file} changed while it was checked; check it again")
+    spec = dataset.spec
+    name = spec.cost_names[0] if arguments.cost is None else arguments.cost
+    column = spec.cost_names.index(name)
+    view = data_plane.info(
+        dataset.cost_returns[:, column],
+        dataset.reward_returns,
+        cost_name=name,
+        cost_unit=spec.cost_units[column],
+        limit=arguments.limit,
+    )
+    assert arguments.picture is not None
+    palette.save(data_plane.draw(view), arguments.picture)
+
+
+COMMANDS = {
+    "check": Command(CheckArguments, check),
+    "convert": Command(ConvertArguments, convert),
+    "summary": Command(SummaryArguments, summary),
+}

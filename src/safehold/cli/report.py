@@ -1,0 +1,45 @@
+"""`safehold report`: a run on one HTML page, or its figures as files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from safehold.cli.arguments import Arguments
+from safehold.cli.console import Output
+from safehold.cli.main import Command
+from safehold.cli.outputs import free_file
+
+
+class ReportArguments(Arguments):
+    """Arguments of `report`."""
+
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Directory of a run."""
+    out: Path | None = None
+    """HTML file to write; `report.html` in the run's directory if not said."""
+    overwrite: bool = False
+    """Replace the report if it exists."""
+
+
+def report(arguments: ReportArguments, output: Output) -> int:
+    """Writes the page; what the run was worth is said in it, the exit code tells only whether it was written."""
+    from safehold.report.run import read_run
+    from safehold.report.run_page import run_page, verdict
+
+    run = read_run(arguments.run)
+    target = free_file(arguments.out or arguments.run / "report.html", overwrite=arguments.overwrite)
+    text = run_page(run)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(target)
+    said = verdict(run)
+    output.result({"report": target, "standing": said.standing, "headline": said.headline, "lines": said.lines})
+    output.say(said.headline)
+    for line in said.lines:
+        output.say(line)
+    output.say(f"Report: {target}")
+    return 0
+
+
+COMMANDS = {"": Command(ReportArguments, report)}
