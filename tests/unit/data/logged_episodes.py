@@ -1,5 +1,7 @@
 """Random episodes of a made-up task, for the tests of this directory."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from safehold.core.episode import Episode
@@ -33,3 +35,9 @@ def episodes_of(lengths: list[int], seed: int = 0) -> list[Episode]:
 
 def dataset_of(lengths: list[int], seed: int = 0) -> OfflineDataset:
     return OfflineDataset.of(episodes_of(lengths, seed), SPEC, {"source": "test"}, list(range(len(lengths))))
+
+
+def one_cost(dataset: OfflineDataset) -> OfflineDataset:
+    """The same dataset with its first cost alone."""
+    spec = replace(dataset.spec, cost_names=dataset.spec.cost_names[:1], cost_units=dataset.spec.cost_units[:1])
+    return replace(dataset, spec=spec, costs=dataset.costs[:, :1])
