@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 
 import joblib
 import numpy as np
@@ -20,6 +21,14 @@ from safehold.rollout.recorder import LockstepRecorder
 
 BLOCK = 10
 """Episodes that run in lockstep. Part of the results: a policy's arithmetic and noise go by blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Episodes of one policy: one a reset seed."""
+
+    policy: Policy
+    seeds: tuple[int, ...]
 
 
 def rollout(
@@ -43,15 +52,32 @@ def rollout(
         EnvironmentFault: if a world breaks its contract or a worker process dies; no episode is returned then.
         ModelError: if the policy hands out an impossible action.
     """
+    jobs = [Job(policy, tuple(int(seed) for seed in seeds))]
+    return rollouts(env_id, jobs, rng_seed=rng_seed, workers=workers, on_episode=on_episode)[0]
+
+
+def rollouts(
+    env_id: str,
+    jobs: Sequence[Job],
+    *,
+    rng_seed: int,
+    workers: int = 1,
+    on_episode: Callable[[Episode], None] | None = None,
+) -> list[list[Episode]]:
+    """`rollout` for several policies, their blocks spread over the same workers; one list of episodes a job.
+
+    A job's episodes do not depend on the other jobs. Raises as `rollout` does; seeds are distinct over all jobs.
+    """
     registry.task(env_id)
-    blocks = _blocks(seeds, rng_seed)
     if workers < 1:
         raise UsageError(f"workers is {workers}; rollouts need at least one process")
-    episodes: list[Episode] = []
-    with contextlib.closing(_run_blocks(env_id, policy, blocks, rng_seed, workers)) as done:
-        for block in done:
+    _check_seeds([job.seeds for job in jobs], rng_seed)
+    blocks = [(place, job.policy, block) for place, job in enumerate(jobs) for block in _blocks(job.seeds)]
+    episodes: list[list[Episode]] = [[] for _ in jobs]
+    with contextlib.closing(_run_blocks(env_id, [block[1:] for block in blocks], rng_seed, workers)) as done:
+        for (place, _, _), block in zip(blocks, done, strict=True):
             for episode in block:
-                episodes.append(episode)
+                episodes[place].append(episode)
                 if on_episode is not None:
                     on_episode(episode)
     return episodes
@@ -81,10 +107,10 @@ def executed_actions(actions: np.ndarray, task: TaskSpec, n: int, policy: Policy
     return task.action.clip(given.astype(np.float32))
 
 
-def _blocks(seeds: Sequence[int], rng_seed: int) -> list[tuple[int, ...]]:
-    if len(seeds) == 0:
+def _check_seeds(seeds_of_jobs: Sequence[tuple[int, ...]], rng_seed: int) -> None:
+    if not seeds_of_jobs or not all(seeds_of_jobs):
         raise UsageError("no seeds: a rollout of no episodes measures nothing; give one reset seed an episode")
-    whole = tuple(int(seed) for seed in seeds)
+    whole = [seed for seeds in seeds_of_jobs for seed in seeds]
     if min(whole) < 0 or rng_seed < 0:
         raise UsageError(f"seeds are integers >= 0, got {min(*whole, rng_seed)}")
     if len(set(whole)) != len(whole):
@@ -92,26 +118,29 @@ def _blocks(seeds: Sequence[int], rng_seed: int) -> list[tuple[int, ...]]:
         raise UsageError(
             f"seed {repeated} stands twice in seeds; episodes count as independent, so give each its own reset seed"
         )
-    return [whole[start : start + BLOCK] for start in range(0, len(whole), BLOCK)]
+
+
+def _blocks(seeds: tuple[int, ...]) -> list[tuple[int, ...]]:
+    return [seeds[start : start + BLOCK] for start in range(0, len(seeds), BLOCK)]
 
 
 def _run_blocks(
-    env_id: str, policy: Policy, blocks: list[tuple[int, ...]], rng_seed: int, workers: int
+    env_id: str, blocks: Sequence[tuple[Policy, tuple[int, ...]]], rng_seed: int, workers: int
 ) -> Generator[list[Episode], None, None]:
     """Blocks in order; worker processes stay alive for the next call."""
     workers = min(workers, len(blocks))
     if workers == 1:
-        for block in blocks:
-            yield run_block(env_id, policy, block, rng_seed)
+        for policy, seeds in blocks:
+            yield run_block(env_id, policy, seeds, rng_seed)
         return
     with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
         parallel = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1, max_nbytes=None)
     try:
-        yield from parallel(joblib.delayed(run_block)(env_id, policy, block, rng_seed) for block in blocks)
+        yield from parallel(joblib.delayed(run_block)(env_id, policy, seeds, rng_seed) for policy, seeds in blocks)
     except TerminatedWorkerError as error:
         raise EnvironmentFault(
             f"{env_id}: a worker process died (killed, out of memory, or crashed in native code) during "
-            f"{len(blocks)} blocks from seed {blocks[0][0]} on; run again with workers=1 to see where"
+            f"{len(blocks)} blocks from seed {blocks[0][1][0]} on; run again with workers=1 to see where"
         ) from error
 
 
@@ -131,19 +160,32 @@ def _lockstep(envs: list[SafeEnv], policy: Policy, seeds: tuple[int, ...], rng: 
     observations = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)])
     recorder = LockstepRecorder(observations)
     actor = policy.start(n, rng)
-    running, terminated = np.ones(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
-    while running.any():
+    running, lengths, terminated = list(range(n)), [0] * n, [False] * n
+    spent = np.zeros((n, len(task.cost_names)))
+    while running:
         actions = executed_actions(actor.act(observations.copy()), task, n, policy)
-        rewards, costs = np.zeros(n), np.zeros((n, len(task.cost_names)))
-        stepped, observations, given = running.copy(), observations.copy(), actions.copy()
-        for row in np.flatnonzero(stepped).tolist():
-            observations[row], rewards[row], ended, out_of_time, info = envs[row].step(given[row])
+        observations, given = observations.copy(), actions.copy()
+        rewards, costs = np.zeros(n), np.zeros(spent.shape)
+        for row in tuple(running):
+            try:
+                observations[row], rewards[row], ended, out_of_time, info = envs[row].step(given[row])
+            except EnvironmentFault as fault:
+                raise _with_costs_until_then(fault, task, spent[row]) from fault
             costs[row] = named_costs(info, task)
+            lengths[row] += 1
             if ended or out_of_time:
-                running[row], terminated[row] = False, ended
-        recorder.append(actions=actions, rewards=rewards, costs=costs, observations=observations, stepped=stepped)
+                terminated[row] = ended
+                running.remove(row)
+        spent += costs
+        recorder.append(actions=actions, rewards=rewards, costs=costs, observations=observations)
         actor.observe(actions.copy(), rewards.copy(), costs.copy())
-    return recorder.episodes(seeds=seeds, terminated=terminated)
+    return recorder.episodes(seeds=seeds, lengths=lengths, terminated=terminated)
+
+
+def _with_costs_until_then(fault: EnvironmentFault, task: TaskSpec, spent: np.ndarray) -> EnvironmentFault:
+    """The fault, saying what the broken episode had cost: no measurement, but a lower bound worth keeping."""
+    costs = ", ".join(f"{name} {value:g}" for name, value in zip(task.cost_names, spent, strict=True))
+    return EnvironmentFault(f"{fault}; until then its costs were {costs}, a lower bound")
 
 
 _idle_worlds: dict[Task, list[SafeEnv]] = {}  # building a world costs as much as hundreds of steps

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from safehold.core.episode import Episode
 
@@ -19,7 +19,6 @@ class LockstepRecorder:
         self._actions: list[np.ndarray] = []
         self._rewards: list[np.ndarray] = []
         self._costs: list[np.ndarray] = []
-        self._lengths = np.zeros(len(observations), dtype=np.int64)
 
     def append(
         self,
@@ -28,16 +27,14 @@ class LockstepRecorder:
         rewards: Float[np.ndarray, "n"],
         costs: Float[np.ndarray, "n k"],
         observations: Float[np.ndarray, "n o"],
-        stepped: Bool[np.ndarray, "n"],
     ) -> None:
-        """One step of the worlds marked `stepped`; the arrays are kept, not copied."""
+        """One step of all worlds and what was seen after it; the arrays are kept, not copied."""
         self._actions.append(actions)
         self._rewards.append(rewards)
         self._costs.append(costs)
         self._observations.append(observations)
-        self._lengths += stepped
 
-    def episodes(self, *, seeds: Sequence[int], terminated: Bool[np.ndarray, "n"]) -> list[Episode]:
+    def episodes(self, *, seeds: Sequence[int], lengths: Sequence[int], terminated: Sequence[bool]) -> list[Episode]:
         """The n episodes: observations and actions in float32, rewards and costs in float64."""
         observations, actions = np.stack(self._observations, axis=1), np.stack(self._actions, axis=1)
         rewards, costs = np.stack(self._rewards, axis=1), np.stack(self._costs, axis=1)
@@ -47,9 +44,9 @@ class LockstepRecorder:
                 actions=actions[row, :length].astype(np.float32),
                 rewards=rewards[row, :length].astype(np.float64),
                 costs=costs[row, :length].astype(np.float64),
-                terminated=bool(terminated[row]),
-                truncated=not terminated[row],
+                terminated=ended,
+                truncated=not ended,
                 seed=seed,
             )
-            for row, (seed, length) in enumerate(zip(seeds, self._lengths.tolist(), strict=True))
+            for row, (seed, length, ended) in enumerate(zip(seeds, lengths, terminated, strict=True))
         ]
