@@ -1,0 +1,595 @@
+"""The whole road: log, audit, offline training, certified deployment, evaluation, report. What `safehold demo` runs.
+
+Each stage leaves its result in the run directory and is skipped when that is already there, so an interrupted run
+goes on where it stopped. The last thing written is `manifest.json`, with the sums of all the rest: with it, the run
+is finished, and running it again verifies it.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from pydantic import Field, NonNegativeInt, PositiveInt
+from scipy.stats import t as student_t
+
+from safehold import __version__
+from safehold.core.certificate import Trial
+from safehold.core.config import Config
+from safehold.core.episode import Episode
+from safehold.core.errors import DataError, IntegrityError, UsageError
+from safehold.core.measurement import Measurement
+from safehold.core.policy import Policy, PolicyFamily
+from safehold.core.seeding import Streams
+from safehold.core.target import Target
+from safehold.data import checks, hdf5
+from safehold.data.dataset import OfflineDataset
+from safehold.deploy.optimizer import Deployment
+from safehold.deploy.verify import verify
+from safehold.learn.hooks import Progress
+from safehold.report.run import read_run
+from safehold.report.run_page import run_page
+from safehold.workflows.collect import collect
+from safehold.workflows.deploy import DeployConfig, Plan, drive, plan
+from safehold.workflows.evaluate import DialQuality, Evaluation, dial_quality, evaluate
+from safehold.workflows.train import OfflineConfig, load, preset, train
+
+EPISODES, EVALUATIONS, SUMMARY, MANIFEST, REPORT = (
+    "episodes.hdf5",
+    "evaluations.json",
+    "summary.json",
+    "manifest.json",
+    "report.html",
+)
+POLICY, BC_SAFE, DEPLOYMENT = "cdt", "bc_safe", "deployment"
+
+
+class RoadConfig(Config):
+    """One run of the whole road."""
+
+    task: str = "HalfCheetahVelocity"
+    """The world. Its behaviour policies must be in the zoo."""
+    seed: NonNegativeInt = 0
+    """Seed of everything that is drawn."""
+    deploy: DeployConfig = DeployConfig()
+    """What is declared before the first ask."""
+    preset: str = "small"
+    """Preset of the constrained decision transformer."""
+    dial_episodes: PositiveInt = 10
+    """Episodes of each target of the table that shows how well the dial works before any tuning."""
+    deployed_episodes: PositiveInt = 20
+    """Fresh episodes by which each deployed target is judged afterwards."""
+    evaluation_episodes: PositiveInt = 100
+    """Fresh episodes of the final target, the seed, the naive target and BC-safe."""
+    workers: PositiveInt = Field(default_factory=lambda: os.cpu_count() or 1)
+    """Processes that run episodes; results do not depend on it."""
+
+
+@runtime_checkable
+class Narrator(Protocol):
+    """Whoever is told what happens: a terminal, a log, or nobody."""
+
+    def stage(self, title: str) -> None:
+        """A new part begins."""
+        ...
+
+    def line(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """A piece of work stands at `done` of `total`."""
+        ...
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Numbers side by side."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoadSummary:
+    """What `summary.json` holds. Costs are of the limited cost, returns are means over fresh episodes.
+
+    `unsafe_targets`: deployed targets whose mean cost is above the limit with 95 % confidence (one-sided t interval
+    over `deployed_episodes` fresh episodes); `raw_unsafe_targets`: those whose mean is above it at all.
+    """
+
+    task: str
+    limit: float
+    delta: float
+    iterations: int
+    episodes: int
+    distinct_targets: int
+    unsafe_targets: int
+    raw_unsafe_targets: int
+    final_target: Target
+    final_reward_return: float
+    final_cost_return: float
+    seed_target: Target
+    seed_reward_return: float
+    seed_cost_return: float
+    naive_target: Target
+    naive_reward_return: float
+    naive_cost_return: float
+    bc_safe_reward_return: float
+    bc_safe_cost_return: float
+    dial_cost_rank_correlation: float
+    dial_reward_rank_correlation: float
+    best_logged_safe_reward: float
+    seconds: float
+    seconds_by_stage: Mapping[str, float]
+
+
+def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSummary:
+    """Walks the whole road in a run directory, or goes on where an earlier process stopped.
+
+    Raises:
+        UsageError: if the directory holds a run of another configuration, or something else.
+        SafeholdError: whatever a stage refuses.
+    """
+    clock = _Clock(directory)
+    _claim(directory, config)
+    streams = Streams(config.seed)
+    with clock.stage("data"):
+        narrator.stage("Data: behaviour policies act, their episodes are logged and audited")
+        dataset = _logged(directory, config, streams, narrator)
+    with clock.stage("training"):
+        narrator.stage("Training: from the log alone, no environment is touched")
+        family, bc_safe = _trained(directory, dataset, config, streams, narrator)
+    plan_ = plan(dataset, config.deploy)
+    evaluations = _Evaluations(directory / EVALUATIONS, config, dataset.spec.cost_names[0], streams, narrator)
+    with clock.stage("dial"):
+        narrator.stage("The dial before any tuning: what is asked, what is obtained")
+        quality = _dial(family, plan_, evaluations, config, narrator)
+    with clock.stage("deployment"):
+        narrator.stage(
+            f"Deployment: at most {config.deploy.iterations} targets, {config.deploy.episodes_per_ask} episodes each, "
+            f"limit {config.deploy.limit:g}"
+        )
+        deployment = _deployed(directory, plan_, family, config, streams, narrator)
+    try:
+        with clock.stage("evaluation"):
+            narrator.stage("Evaluation on fresh episodes")
+            judged = _evaluated(deployment, dataset, family, bc_safe, evaluations, config)
+    finally:
+        deployment.close()
+    with clock.stage("report"):
+        narrator.stage("Report")
+        _write_text(directory / REPORT, run_page(read_run(directory)))
+    summary = _summary(config, dataset, judged, quality, clock)
+    _write_text(directory / SUMMARY, json.dumps(asdict(summary), indent=2, allow_nan=False) + "\n")
+    _write_manifest(directory, config)
+    clock.forget()
+    return summary
+
+
+def finished(directory: Path) -> bool:
+    """Whether a run in this directory came to its end."""
+    return (directory / MANIFEST).is_file()
+
+
+def verify_road(directory: Path, config: RoadConfig | None = None) -> RoadSummary:
+    """Checks a finished run: every file's sum, the ledger's chain, and that each ask follows from what came before it.
+
+    Raises:
+        IntegrityError: if a byte changed, a file is missing, or an ask cannot be derived again.
+        UsageError: if the run was made with another configuration than `config`.
+    """
+    manifest = _manifest(directory)
+    _same_configuration(directory, manifest["config"], config)
+    for name, expected in manifest["sha256"].items():
+        path = directory / name
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing from a finished run; restore it or run again with --overwrite")
+        found = _sum(path)
+        if found != expected:
+            raise IntegrityError(
+                f"{path} changed after the run was finished: SHA-256 {found[:12]}..., recorded {expected[:12]}...; "
+                "restore it or run again with --overwrite"
+            )
+    differences = verify(directory / DEPLOYMENT)
+    if differences:
+        raise IntegrityError(f"{directory / DEPLOYMENT}: {differences[0]} ({len(differences)} differences)")
+    plain = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+    for name in ("final_target", "seed_target", "naive_target"):
+        plain[name] = tuple(plain[name])
+    return RoadSummary(**plain)
+
+
+# Stages ----------------------------------------------------------------------------------------------------------
+
+
+def _logged(directory: Path, config: RoadConfig, streams: Streams, narrator: Narrator) -> OfflineDataset:
+    """The benchmark's episodes, collected once, and audited each time."""
+    path = directory / EPISODES
+    if not path.exists():
+        dataset = collect(
+            config.task,
+            seed=streams.integer("collect"),
+            workers=config.workers,
+            on_progress=lambda done, total: narrator.progress("episodes", done, total),
+        )
+        hdf5.write(path, dataset)
+    audit = checks.audit(path, limit=config.deploy.limit)
+    narrator.line(f"audit of {path.name}: {audit.verdict}, {len(audit.findings)} findings")
+    for finding in audit.findings:
+        narrator.line(f"  {finding.severity}: {finding.what} ({finding.where})")
+    if audit.exit_code:
+        raise DataError(f"{path}: the audit failed, nothing is learnt from this file: {audit.findings[0].what}")
+    dataset = hdf5.read(path)
+    cost = dataset.cost_returns[:, 0]
+    narrator.line(
+        f"{len(dataset)} episodes, {dataset.n_steps} steps; reward {dataset.reward_returns.min():.0f} to "
+        f"{dataset.reward_returns.max():.0f}, cost {cost.min():.0f} to {cost.max():.0f}"
+    )
+    return dataset
+
+
+def _trained(
+    directory: Path, dataset: OfflineDataset, config: RoadConfig, streams: Streams, narrator: Narrator
+) -> tuple[PolicyFamily, Policy]:
+    """The family with the dial, and behaviour cloning of the safe episodes as the baseline."""
+    limits = {dataset.spec.cost_names[0]: config.deploy.limit}
+    cloning = bc_safe_config(limits, config.preset)
+    bc_safe = _learnt(directory / BC_SAFE, dataset, "bc", cloning, streams, "behaviour cloning", narrator)
+    transformer = preset("cdt", config.preset)
+    family = _learnt(directory / POLICY, dataset, "cdt", transformer, streams, "decision transformer", narrator)
+    if not isinstance(bc_safe, Policy) or not isinstance(family, PolicyFamily):
+        raise DataError(f"{directory}: the trained policies are not of the kinds they should be; run with --overwrite")
+    return family, bc_safe
+
+
+def bc_safe_config(limits: Mapping[str, float], size: str) -> OfflineConfig:
+    """Behaviour cloning of the episodes that keep the limits, at the size of this preset."""
+    return preset("bc", size).model_copy(update={"limits": dict(limits)})
+
+
+def _learnt(
+    directory: Path,
+    dataset: OfflineDataset,
+    method: str,
+    config: OfflineConfig,
+    streams: Streams,
+    what: str,
+    narrator: Narrator,
+) -> Policy | PolicyFamily:
+    """What one method learns from the log; training that was interrupted goes on, training that is done is loaded."""
+
+    def show(progress: Progress) -> None:
+        if progress.updates % 20 == 0 or progress.updates == config.steps:
+            narrator.progress(what, progress.updates, config.steps)
+
+    if not (directory / "policy").exists():
+        seed = streams.integer(f"train/{method}")
+        train(dataset, method, config, directory, seed=seed, resume=directory.exists(), hooks=[show])
+    return load(directory / "policy")
+
+
+def dial_targets(plan_: Plan, rewards: int = 4, costs: int = 4) -> tuple[Target, ...]:
+    """Targets spread evenly over the supported part of the dial, as a grid with its unsupported points left out."""
+    space, supported = plan_.declaration.space, plan_.declaration.prior.support
+    chosen = []
+    for i in np.linspace(0, space.shape[0] - 1, rewards).round().astype(int):
+        for j in np.linspace(0, space.shape[1] - 1, costs).round().astype(int):
+            index = int(np.ravel_multi_index((i, j), space.shape))
+            if supported[index]:
+                chosen.append(space.target(index))
+    return tuple(chosen)
+
+
+def _dial(
+    family: PolicyFamily, plan_: Plan, evaluations: "_Evaluations", config: RoadConfig, narrator: Narrator
+) -> DialQuality:
+    """Asked against obtained, over supported targets."""
+    found = [
+        evaluations.of("dial", family.at(target), config.dial_episodes, target, "dial")
+        for target in dial_targets(plan_)
+    ]
+    quality = dial_quality(found)
+    narrator.table(
+        "asked and obtained",
+        ("asked reward", "asked cost", "obtained reward", "obtained cost"),
+        [
+            (f"{e.target[0]:.0f}", f"{e.target[1]:.1f}", f"{e.rewards.mean():.0f}", f"{e.costs.mean():.1f}")
+            for e in found
+            if e.target is not None
+        ],
+    )
+    narrator.line(f"rank correlation of asked and obtained: cost {quality.cost:.2f}, reward {quality.reward:.2f}")
+    return quality
+
+
+def _deployed(
+    directory: Path, plan_: Plan, family: PolicyFamily, config: RoadConfig, streams: Streams, narrator: Narrator
+) -> Deployment:
+    """The certified deployment, created or resumed, driven to its end."""
+    path = directory / DEPLOYMENT
+    digest = _manifest_digest(directory / POLICY / "policy")
+    if (path / "ledger.sqlite").exists():
+        deployment = Deployment.open(path)
+    else:
+        deployment = Deployment.create(
+            path,
+            plan_.declaration,
+            policy_digest=digest,
+            provenance={"task": config.task, "seed": config.seed, "episodes": EPISODES},
+            seed_rule=plan_.seeds.rule,
+            seed_evidence=plan_.seeds.evidence(),
+        )
+    limit = plan_.declaration.limits[0]
+
+    def told(trial: Trial, measurement: Measurement) -> None:
+        upper = "seed" if trial.certificate.upper is None else f"<= {trial.certificate.upper[limit.name]:5.1f}"
+        mean = measurement.mean_cost(limit.name)
+        word = "SAFE" if limit.holds(mean) else "OVER"
+        narrator.line(
+            f"{trial.number + 1:3d}  target R {trial.target[0]:7.0f}  G {trial.target[1]:5.1f} | cost {upper:>8} "
+            f"| got reward {np.mean(measurement.rewards):7.0f}  cost {mean:6.2f} | {word}"
+        )
+
+    drive(deployment, config.task, family, streams=streams, workers=config.workers, on_told=told)
+    return deployment
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """Everything that was evaluated after the deployment."""
+
+    deployed: tuple[Evaluation, ...]
+    final: Evaluation
+    seed: Evaluation
+    naive: Evaluation
+    bc_safe: Evaluation
+    asks: int
+    told_episodes: int
+
+
+def _evaluated(
+    deployment: Deployment,
+    dataset: OfflineDataset,
+    family: PolicyFamily,
+    bc_safe: Policy,
+    evaluations: "_Evaluations",
+    config: RoadConfig,
+) -> _Judged:
+    """Fresh episodes for every deployed target and for what the result is compared with."""
+    state, many = deployment.state, config.evaluation_episodes
+    asked = [state.asked[trial].target for trial in state.told]
+    final, seed = deployment.recommend().target, asked[0]
+    naive = (float(dataset.reward_returns.max()), float(config.deploy.limit))
+    return _Judged(
+        final=evaluations.of("final", family.at(final), many, final, "final"),
+        seed=evaluations.of("seed", family.at(seed), many, seed, "seed"),
+        naive=evaluations.of("naive", family.at(naive), many, naive, "naive"),
+        bc_safe=evaluations.of("bc_safe", bc_safe, many, None, "bc_safe"),
+        deployed=tuple(
+            evaluations.of("deployed", family.at(target), config.deployed_episodes, target, "deployed")
+            for target in dict.fromkeys(asked)
+        ),
+        asks=len(state.asked),
+        told_episodes=sum(len(told.rewards) for told in state.told.values()),
+    )
+
+
+class _Evaluations:
+    """Evaluations of one run, each made once and kept in one file; the nth of a stream has its own fresh episodes."""
+
+    def __init__(self, path: Path, config: RoadConfig, cost_name: str, streams: Streams, narrator: Narrator) -> None:
+        self._path, self._config, self._cost_name = path, config, cost_name
+        self._streams, self._narrator = streams, narrator
+        self._done: list[Evaluation] = []
+        if path.exists():
+            plain = json.loads(path.read_text(encoding="utf-8"))
+            self._done = [Evaluation.from_json(entry) for entry in plain["targets"]]
+
+    def of(self, label: str, policy: Policy, episodes: int, target: Target | None, stream: str) -> Evaluation:
+        """The evaluation under this label and target, from the file or from the world."""
+        for done in self._done:
+            if done.label == label and done.target == target and len(done.rewards) == episodes:
+                return done
+        count = 0
+
+        def seen(_: Episode) -> None:
+            nonlocal count
+            count += 1
+            self._narrator.progress(f"{label} {_words(target)}", count, episodes)
+
+        found = evaluate(
+            self._config.task,
+            policy,
+            label=label,
+            cost_name=self._cost_name,
+            streams=self._streams,
+            stream=f"evaluate/{stream}",
+            episodes=episodes,
+            target=target,
+            first=sum(len(done.rewards) for done in self._done if done.stream == f"evaluate/{stream}"),
+            workers=self._config.workers,
+            on_episode=seen,
+        )
+        self._done.append(found)
+        record = {
+            "task": self._config.task,
+            "limit": self._config.deploy.limit,
+            "cost_name": self._cost_name,
+            "targets": [done.to_json() for done in self._done],
+        }
+        _write_text(self._path, json.dumps(record, allow_nan=False) + "\n")
+        return found
+
+
+def _words(target: Target | None) -> str:
+    """A target for a line of progress."""
+    return "" if target is None else "(" + ", ".join(f"{value:.4g}" for value in target) + ")"
+
+
+# Summary ---------------------------------------------------------------------------------------------------------
+
+
+def lower_bound(costs: np.ndarray) -> float:
+    """One-sided 95 % lower bound of the mean by Student's t; -inf for fewer than two episodes."""
+    if len(costs) < 2:
+        return float("-inf")
+    error = float(np.std(costs, ddof=1)) / np.sqrt(len(costs))
+    return float(np.mean(costs) - student_t.ppf(0.95, len(costs) - 1) * error)
+
+
+def _summary(
+    config: RoadConfig, dataset: OfflineDataset, judged: _Judged, quality: DialQuality, clock: "_Clock"
+) -> RoadSummary:
+    limit = config.deploy.limit
+    safe = dataset.cost_returns[:, 0] <= limit
+    final, seed, naive = judged.final.target, judged.seed.target, judged.naive.target
+    if final is None or seed is None or naive is None:
+        raise DataError("an evaluation of a target has no target; delete evaluations.json to evaluate again")
+    return RoadSummary(
+        task=config.task,
+        limit=limit,
+        delta=config.deploy.delta,
+        iterations=judged.asks,
+        episodes=judged.told_episodes,
+        distinct_targets=len(judged.deployed),
+        unsafe_targets=sum(not lower_bound(e.costs) <= limit for e in judged.deployed),
+        raw_unsafe_targets=sum(not float(np.mean(e.costs)) <= limit for e in judged.deployed),
+        final_target=final,
+        final_reward_return=float(judged.final.rewards.mean()),
+        final_cost_return=float(judged.final.costs.mean()),
+        seed_target=seed,
+        seed_reward_return=float(judged.seed.rewards.mean()),
+        seed_cost_return=float(judged.seed.costs.mean()),
+        naive_target=naive,
+        naive_reward_return=float(judged.naive.rewards.mean()),
+        naive_cost_return=float(judged.naive.costs.mean()),
+        bc_safe_reward_return=float(judged.bc_safe.rewards.mean()),
+        bc_safe_cost_return=float(judged.bc_safe.costs.mean()),
+        dial_cost_rank_correlation=quality.cost,
+        dial_reward_rank_correlation=quality.reward,
+        best_logged_safe_reward=float(dataset.reward_returns[safe].max()),
+        seconds=round(clock.total, 1),
+        seconds_by_stage={name: round(seconds, 1) for name, seconds in clock.seconds.items()},
+    )
+
+
+# The run directory -----------------------------------------------------------------------------------------------
+
+
+class _Clock:
+    """Seconds of each stage, over all the processes that worked on a run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "clock.json"
+        self.seconds: dict[str, float] = {}
+        if self._path.exists():
+            self.seconds = json.loads(self._path.read_text(encoding="utf-8"))
+        self._name, self._begun = "", 0.0
+
+    @property
+    def total(self) -> float:
+        """Seconds of all stages together."""
+        return sum(self.seconds.values())
+
+    def stage(self, name: str) -> "_Clock":
+        """Times what follows."""
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self._name] = self.seconds.get(self._name, 0.0) + time.monotonic() - self._begun
+        if self._path.parent.is_dir():
+            _write_text(self._path, json.dumps(self.seconds) + "\n")
+
+    def forget(self) -> None:
+        """The run is finished; the summary has the times."""
+        self._path.unlink(missing_ok=True)
+
+
+def _claim(directory: Path, config: RoadConfig) -> None:
+    """Makes the run directory ours, or sees that it is."""
+    path = directory / "config.json"
+    if path.is_file():
+        _same_configuration(directory, json.loads(path.read_text(encoding="utf-8")), config)
+        return
+    if directory.exists() and any(directory.iterdir()):
+        raise UsageError(f"{directory} exists and is no run of this kind; choose another directory")
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_text(path, json.dumps(_identity(config.to_json()), indent=2) + "\n")
+
+
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes two runs the same: everything but the number of workers."""
+    return {name: value for name, value in config.items() if name != "workers"}
+
+
+def _same_configuration(directory: Path, found: Mapping[str, Any], config: RoadConfig | None) -> None:
+    """Refuses to mix two configurations in one directory."""
+    if config is None:
+        return
+    wanted = _identity(config.to_json())
+    if dict(found) != wanted:
+        changed = sorted(name for name in {*found, *wanted} if found.get(name) != wanted.get(name))
+        raise UsageError(
+            f"{directory} holds a run with another configuration (different: {', '.join(changed)}); "
+            "choose another directory, or --overwrite"
+        )
+
+
+def _write_manifest(directory: Path, config: RoadConfig) -> None:
+    """Seals a finished run."""
+    files = sorted(
+        path
+        for path in directory.rglob("*")
+        if path.is_file() and path.suffix not in (".lock",) and path.name not in (MANIFEST, "clock.json")
+    )
+    manifest = {
+        "config": _identity(config.to_json()),
+        "safehold": __version__,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "scipy", "torch", "gymnasium", "mujoco")},
+        },
+        "platform": platform.platform(),
+        # the ledger's database has its own chain and head, and changes its bytes when it is merely opened
+        "sha256": {str(path.relative_to(directory)): _sum(path) for path in files if "sqlite" not in path.name},
+    }
+    _write_text(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+
+
+def _manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a finished run."""
+    try:
+        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+        return {"config": dict(manifest["config"]), "sha256": dict(manifest["sha256"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{directory / MANIFEST} cannot be read: {error!r}; run again with --overwrite") from error
+
+
+def _manifest_digest(checkpoint: Path) -> str:
+    """The digest that names a checkpoint."""
+    return str(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["digest"])
+
+
+def _sum(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
