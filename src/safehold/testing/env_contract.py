@@ -6,7 +6,7 @@ import numpy as np
 
 from safehold.core.episode import Episode
 from safehold.core.policy import Actor
-from safehold.core.spec import Discrete, TaskSpec
+from safehold.core.spec import Box, Discrete, TaskSpec
 from safehold.envs.checker import check_env
 from safehold.envs.registry import make, spec
 from safehold.rollout.episodes import run_block
@@ -17,13 +17,16 @@ class RandomActor:
 
     def __init__(self, task: TaskSpec, n: int, rng: np.random.Generator) -> None:
         self._task, self._n, self._rng = task, n, rng
+        if isinstance(task.action, Box):
+            self._low = np.array(task.action.low, dtype=np.float32)
+            self._width = np.array(task.action.high, dtype=np.float32) - self._low
 
     def act(self, observations: np.ndarray) -> np.ndarray:  # noqa: ARG002  (random actions look at nothing)
         """One random action a row."""
         action, n = self._task.action, self._n
         if isinstance(action, Discrete):
             return self._rng.integers(action.n, size=(n, 1)).astype(np.float32)
-        return self._rng.uniform(action.low, action.high, (n, action.size)).astype(np.float32)
+        return self._low + self._width * self._rng.random((n, action.size), dtype=np.float32)
 
     def observe(self, actions: np.ndarray, rewards: np.ndarray, costs: np.ndarray) -> None:
         """Nothing is remembered."""

@@ -12,6 +12,7 @@ when a world is built; no seed settles their episodes.
 
 import contextlib
 import importlib
+import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,20 +77,21 @@ class BulletWorld:
     """
 
     def __init__(self, agent: Agent, course: Course) -> None:
-        try:
-            builder = importlib.import_module("bullet_safety_gym.envs.builder")
-        except ImportError as error:
-            raise UsageError(
-                "bullet/ tasks need Bullet-Safety-Gym, whose pins keep it out of an ordinary install; "
-                "run `make bullet`, or pip install 'pybullet==3.2.7' and then "
-                "pip install --no-deps 'bullet-safety-gym==1.4.0'"
-            ) from error
-        with _global_generator_lent(0), warnings.catch_warnings():
-            # its observation space is built from float32 bounds, which says nothing about the simulation
-            warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
-            self._env = builder.EnvironmentBuilder(
-                agent=agent.class_name, task=course.class_name, obstacles={}, world={"name": course.arena}
-            )
+        with _process_streams():
+            try:
+                builder = importlib.import_module("bullet_safety_gym.envs.builder")
+            except ImportError as error:
+                raise UsageError(
+                    "bullet/ tasks need Bullet-Safety-Gym, whose pins keep it out of an ordinary install; "
+                    "run `make bullet`, or pip install 'pybullet==3.2.7' and then "
+                    "pip install --no-deps 'bullet-safety-gym==1.4.0'"
+                ) from error
+            with _global_generator_lent(0), warnings.catch_warnings():
+                # its observation space is built from float32 bounds, which says nothing about the simulation
+                warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
+                self._env = builder.EnvironmentBuilder(
+                    agent=agent.class_name, task=course.class_name, obstacles={}, world={"name": course.arena}
+                )
 
     def reset(self, *, seed: int) -> tuple[Any, dict[str, Any]]:
         """An episode that depends on the seed alone."""
@@ -111,6 +113,13 @@ class BulletWorld:
         engine, body = self._env.bc, self._env.agent.body_id
         for joint in range(engine.getNumJoints(body)):
             engine.setJointMotorControl2(body, joint, engine.VELOCITY_CONTROL, targetVelocity=0, force=0)
+
+
+@contextlib.contextmanager
+def _process_streams() -> Iterator[None]:
+    """The process's own output streams: the suite silences PyBullet by their C names, which a notebook's lack."""
+    with contextlib.redirect_stdout(sys.__stdout__), contextlib.redirect_stderr(sys.__stderr__):
+        yield
 
 
 @contextlib.contextmanager
