@@ -1,87 +1,119 @@
-"""Rebuild a benchmark's log: the zoo's behaviour policies act, and their episodes become a dataset with its origin."""
+"""A benchmark's log, from a zoo of behaviour policies and a seed: the same bytes wherever it is collected."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
-from pydantic import NonNegativeFloat, PositiveInt
-
-from safehold.core.config import Config
-from safehold.core.episode import Episode
+from safehold import __version__
 from safehold.core.errors import UsageError
+from safehold.core.policy import Policy
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
 from safehold.envs import registry
-from safehold.learn.gaussian_policy import GaussianPolicy
-from safehold.learn.online.zoo import load_zoo
+from safehold.learn.behaviours import NoiseSpread
+from safehold.learn.online.zoo import Zoo, load_zoo
 from safehold.rollout.episodes import Job, rollouts
 
-ZOOS = Path(__file__).parent / "zoo"
-"""Where the package keeps its zoos, one directory a world."""
+ZOO = Path(__file__).parent / "zoo"
+"""One zoo for each environment that has one, shipped with the package."""
+
+EPISODES = 650
+"""Episodes of a log, unless asked otherwise."""
+LARGEST_NOISE = 0.3
+"""Noise of a behaviour: for each episode uniform from none to this standard deviation, in action units."""
+SWITCHING_SHARE = 0.2
+"""Share of the episodes in which a careful policy follows a reckless one."""
 
 
-class CollectConfig(Config):
-    """How many episodes each behaviour policy acts for, and how noisily."""
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """One behaviour policy of a log; its number in the plan is the episodes' `group`."""
 
-    noise: tuple[NonNegativeFloat, ...] = (0.0, 0.5, 1.0)
-    """Shares of a policy's own exploration noise; each level is one behaviour."""
-    episodes: PositiveInt = 2
-    """Episodes of each behaviour."""
+    name: str
+    policy: Policy
+
+
+def packaged_zoo(env_id: str) -> Zoo:
+    """The zoo that is shipped for an environment.
+
+    Raises:
+        UsageError: if there is none, or no such environment.
+        IntegrityError: if its bytes are not those that were shipped.
+    """
+    registry.task(env_id)
+    directory = ZOO / env_id
+    if not directory.is_dir():
+        shipped = ", ".join(sorted(str(path.parent.relative_to(ZOO)) for path in ZOO.rglob("manifest.json")))
+        raise UsageError(
+            f"no behaviour policies are shipped for {env_id!r}, only for: {shipped}; train some with zoo/train.py, "
+            "or bring a log of your own"
+        )
+    return load_zoo(directory)
 
 
 def collect(
     env_id: str,
     *,
     seed: int,
+    episodes: int = EPISODES,
     workers: int = 1,
-    config: CollectConfig | None = None,
+    zoo: Zoo | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> OfflineDataset:
-    """The log of a world: every policy of its zoo at every noise level.
+    """Episodes of every behaviour in the plan, as one dataset; `group` counts behaviours.
 
-    The same zoo, seed and configuration give the same dataset, bit for bit on one platform, for any number of
-    workers. `group` numbers the policies of the zoo; the provenance names zoo, seed, configuration and platform.
+    The log depends on environment, zoo, seed and number of episodes, not on `workers`. `on_progress` is called with
+    the episodes done and the episodes in all.
 
     Raises:
-        UsageError: if the package has no zoo for this world.
+        UsageError: if there is no zoo for the environment, or fewer episodes than behaviours are asked for.
     """
-    config = config or CollectConfig()
-    directory = ZOOS / env_id
-    if not directory.is_dir():
-        known = sorted(path.name for path in ZOOS.iterdir() if path.is_dir())
-        raise UsageError(f"no behaviour policies for {env_id!r}; the zoo holds {', '.join(known)}")
-    zoo = load_zoo(directory)
+    zoo = packaged_zoo(env_id) if zoo is None else zoo
+    if zoo.env_id != env_id:
+        raise UsageError(f"this zoo was trained in {zoo.env_id!r}, not in {env_id!r}")
+    behaviours = plan(zoo)
+    if episodes < len(behaviours):
+        raise UsageError(
+            f"{episodes} episodes are asked for, but the zoo has {len(behaviours)} behaviours, and each acts at least "
+            "once"
+        )
+    counts = [len(range(i, episodes, len(behaviours))) for i in range(len(behaviours))]
     streams = Streams(seed)
-    jobs: list[Job] = []
-    group: list[int] = []
-    for number, entry in enumerate(zoo.policies):
-        for share in config.noise:
-            seeds = streams.episode_seeds("collect", len(jobs) * config.episodes, config.episodes)
-            jobs.append(Job(_noisy(entry.policy, share), seeds))
-            group += [number] * config.episodes
-    total, done = len(group), 0
+    jobs = [
+        Job(behaviour.policy, streams.episode_seeds("episodes", end - count, count))
+        for behaviour, count, end in zip(behaviours, counts, accumulate(counts), strict=True)
+    ]
+    done = 0
 
-    def seen(_: Episode) -> None:
+    def count_one(_: object) -> None:
         nonlocal done
         done += 1
         if on_progress is not None:
-            on_progress(done, total)
+            on_progress(done, episodes)
 
-    episodes = rollouts(env_id, jobs, rng_seed=streams.integer("collect/noise"), workers=workers, on_episode=seen)
+    collected = rollouts(env_id, jobs, rng_seed=streams.integer("noise"), workers=workers, on_episode=count_one)
     return OfflineDataset.of(
-        [episode for of_job in episodes for episode in of_job],
+        [episode for of_one in collected for episode in of_one],
         registry.spec(env_id),
-        provenance={
-            "made_by": "safehold data collect",
-            "env_id": env_id,
-            "seed": seed,
-            "config": config.to_json(),
-            "zoo": zoo.digest,
-            "policies": [entry.name for entry in zoo.policies],
-        },
-        group=group,
+        provenance=_provenance(zoo, behaviours, seed),
+        group=[number for number, count in enumerate(counts) for _ in range(count)],
     )
 
 
-def _noisy(policy: GaussianPolicy, share: float) -> GaussianPolicy:
-    """The policy with this share of its own noise."""
-    return policy.with_noise(share * float(policy.sd.mean()))
+def plan(zoo: Zoo) -> tuple[Behaviour, ...]:
+    """Every policy of the zoo with spread noise; then careful ones that follow a reckless start."""
+    single = [Behaviour(entry.name, NoiseSpread(entry.policy, LARGEST_NOISE)) for entry in zoo.policies]
+    return tuple(single)
+
+
+def _provenance(zoo: Zoo, behaviours: Sequence[Behaviour], seed: int) -> dict[str, Any]:
+    return {
+        "collector": "safehold.workflows.collect",
+        "safehold": __version__,
+        "zoo": zoo.digest,
+        "seed": seed,
+        "largest_noise": LARGEST_NOISE,
+        "behaviours": [behaviour.name for behaviour in behaviours],
+    }

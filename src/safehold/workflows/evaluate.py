@@ -13,7 +13,7 @@ from safehold.core.policy import Policy
 from safehold.core.seeding import Streams
 from safehold.core.target import Target
 from safehold.envs import registry
-from safehold.rollout.episodes import rollout
+from safehold.rollout.episodes import Job, rollouts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,32 +60,40 @@ class Evaluation:
 
 def evaluate(
     env_id: str,
-    policy: Policy,
+    policies: Sequence[tuple[Policy, Target | None]],
     *,
     label: str,
     cost_name: str,
     streams: Streams,
     stream: str,
     episodes: int,
-    target: Target | None = None,
     first: int = 0,
     workers: int = 1,
     on_episode: Callable[[Episode], None] | None = None,
-) -> Evaluation:
-    """Runs `episodes` fresh episodes; their reset seeds are numbers `first`, `first + 1`, ... of `stream`."""
-    column = registry.task(env_id).spec.cost_names.index(cost_name)
-    seeds = streams.episode_seeds(stream, first, episodes)
-    done = rollout(
-        env_id, policy, seeds, rng_seed=streams.integer(f"{stream}/policy"), workers=workers, on_episode=on_episode
-    )
-    return Evaluation(
-        label=label,
-        target=target,
-        stream=stream,
-        first=first,
-        rewards=np.array([episode.reward_return for episode in done]),
-        costs=np.array([episode.cost_returns[column] for episode in done]),
-    )
+) -> list[Evaluation]:
+    """Runs `episodes` fresh episodes of each policy; no two episodes share a reset seed.
+
+    The seeds are numbers `first`, `first + 1`, ... of `stream`, policy by policy. A policy stands with the target it
+    aims at, None if it has no dial.
+    """
+    column = registry.spec(env_id).cost_names.index(cost_name)
+    starts = [first + place * episodes for place in range(len(policies))]
+    jobs = [
+        Job(policy, streams.episode_seeds(stream, start, episodes))
+        for start, (policy, _) in zip(starts, policies, strict=True)
+    ]
+    done = rollouts(env_id, jobs, rng_seed=streams.integer(f"{stream}/policy"), workers=workers, on_episode=on_episode)
+    return [
+        Evaluation(
+            label=label,
+            target=target,
+            stream=stream,
+            first=start,
+            rewards=np.array([episode.reward_return for episode in of_policy]),
+            costs=np.array([episode.cost_returns[column] for episode in of_policy]),
+        )
+        for start, (_, target), of_policy in zip(starts, policies, done, strict=True)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,10 +289,7 @@ def _dial(
     family: PolicyFamily, plan_: Plan, evaluations: "_Evaluations", config: RoadConfig, narrator: Narrator
 ) -> DialQuality:
     """Asked against obtained, over supported targets."""
-    found = [
-        evaluations.of("dial", family.at(target), config.dial_episodes, target, "dial")
-        for target in dial_targets(plan_)
-    ]
+    found = evaluations.of("dial", [(family.at(z), z) for z in dial_targets(plan_)], config.dial_episodes)
     quality = dial_quality(found)
     narrator.table(
         "asked and obtained",
@@ -366,13 +363,12 @@ def _evaluated(
     final, seed = deployment.recommend().target, asked[0]
     naive = (float(dataset.reward_returns.max()), float(config.deploy.limit))
     return _Judged(
-        final=evaluations.of("final", family.at(final), many, final, "final"),
-        seed=evaluations.of("seed", family.at(seed), many, seed, "seed"),
-        naive=evaluations.of("naive", family.at(naive), many, naive, "naive"),
-        bc_safe=evaluations.of("bc_safe", bc_safe, many, None, "bc_safe"),
+        final=evaluations.of("final", [(family.at(final), final)], many)[0],
+        seed=evaluations.of("seed", [(family.at(seed), seed)], many)[0],
+        naive=evaluations.of("naive", [(family.at(naive), naive)], many)[0],
+        bc_safe=evaluations.of("bc_safe", [(bc_safe, None)], many)[0],
         deployed=tuple(
-            evaluations.of("deployed", family.at(target), config.deployed_episodes, target, "deployed")
-            for target in dict.fromkeys(asked)
+            evaluations.of("deployed", [(family.at(z), z) for z in dict.fromkeys(asked)], config.deployed_episodes)
         ),
         asks=len(state.asked),
         told_episodes=sum(len(told.rewards) for told in state.told.values()),
@@ -380,7 +376,7 @@ def _evaluated(
 
 
 class _Evaluations:
-    """Evaluations of one run, each made once and kept in one file; the nth of a stream has its own fresh episodes."""
+    """Evaluations of one run, each made once and kept in one file; every label has a stream of fresh episodes."""
 
     def __init__(self, path: Path, config: RoadConfig, cost_name: str, streams: Streams, narrator: Narrator) -> None:
         self._path, self._config, self._cost_name = path, config, cost_name
@@ -390,32 +386,30 @@ class _Evaluations:
             plain = json.loads(path.read_text(encoding="utf-8"))
             self._done = [Evaluation.from_json(entry) for entry in plain["targets"]]
 
-    def of(self, label: str, policy: Policy, episodes: int, target: Target | None, stream: str) -> Evaluation:
-        """The evaluation under this label and target, from the file or from the world."""
-        for done in self._done:
-            if done.label == label and done.target == target and len(done.rewards) == episodes:
-                return done
+    def of(self, label: str, policies: Sequence[tuple[Policy, Target | None]], episodes: int) -> list[Evaluation]:
+        """The evaluations under this label, from the file or, all together, from the world."""
+        kept = [done for done in self._done if done.label == label]
+        if [done.target for done in kept] == [target for _, target in policies]:
+            return kept
         count = 0
 
         def seen(_: Episode) -> None:
             nonlocal count
             count += 1
-            self._narrator.progress(f"{label} {_words(target)}", count, episodes)
+            self._narrator.progress(f"{label} episodes", count, episodes * len(policies))
 
         found = evaluate(
             self._config.task,
-            policy,
+            policies,
             label=label,
             cost_name=self._cost_name,
             streams=self._streams,
-            stream=f"evaluate/{stream}",
+            stream=f"evaluate/{label}",
             episodes=episodes,
-            target=target,
-            first=sum(len(done.rewards) for done in self._done if done.stream == f"evaluate/{stream}"),
             workers=self._config.workers,
             on_episode=seen,
         )
-        self._done.append(found)
+        self._done = [*(done for done in self._done if done.label != label), *found]
         record = {
             "task": self._config.task,
             "limit": self._config.deploy.limit,
@@ -424,11 +418,6 @@ class _Evaluations:
         }
         _write_text(self._path, json.dumps(record, allow_nan=False) + "\n")
         return found
-
-
-def _words(target: Target | None) -> str:
-    """A target for a line of progress."""
-    return "" if target is None else "(" + ", ".join(f"{value:.4g}" for value in target) + ")"
 
 
 # Summary ---------------------------------------------------------------------------------------------------------

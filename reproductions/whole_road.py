@@ -1,0 +1,110 @@
+"""The whole road over five seeds: how often a deployed target was unsafe, and what the tuned policy earns.
+
+    python reproductions/whole_road.py [--seeds 0 1 2 3 4] [--runs runs/whole-road] [--out docs/results]
+
+Every seed draws its own dataset from the zoo, its own weights, its own deployment. Fixed before the study was run:
+the configuration below (that of `safehold demo`, except that every deployed target is judged by 100 fresh episodes),
+five seeds, the statistics of `table`, all seeds reported. About eight minutes a seed on two cores; interrupted runs
+go on where they stopped.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from safehold.report.intervals import mean_interval, proportion_interval
+from safehold.workflows.road import RoadConfig, RoadSummary, finished, run_road, verify_road
+
+MEASURES = (
+    ("final_reward_return", "tuned: reward"),
+    ("final_cost_return", "tuned: cost"),
+    ("seed_reward_return", "seed target: reward"),
+    ("seed_cost_return", "seed target: cost"),
+    ("naive_reward_return", "naive target: reward"),
+    ("naive_cost_return", "naive target: cost"),
+    ("bc_safe_reward_return", "BC-safe: reward"),
+    ("bc_safe_cost_return", "BC-safe: cost"),
+    ("dial_cost_rank_correlation", "dial: rank correlation of cost"),
+    ("dial_reward_rank_correlation", "dial: rank correlation of reward"),
+)
+
+
+class Lines:
+    """Prints what happens, a line each."""
+
+    def stage(self, title: str) -> None:
+        print(f"== {title}", flush=True)
+
+    def line(self, text: str) -> None:
+        print(text, flush=True)
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        pass
+
+    def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+        for row in (columns, *rows):
+            print("  ".join(f"{cell:>16}" for cell in row), flush=True)
+
+
+def table(summaries: list[RoadSummary]) -> str:
+    """The numbers over seeds: mean with a 95 % t interval, and each seed's own."""
+    lines = ["| | mean | 95 % interval over seeds | each seed |", "|---|---|---|---|"]
+    for name, words in MEASURES:
+        values = np.array([getattr(summary, name) for summary in summaries])
+        interval = mean_interval(values)
+        digits = 2 if "correlation" in name else 1
+        each = ", ".join(f"{value:.{digits}f}" for value in values)
+        span = f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.known else "unknown"
+        lines.append(f"| {words} | {values.mean():.{digits}f} | {span} | {each} |")
+    deployed = sum(summary.distinct_targets for summary in summaries)
+    for name, words in (
+        ("unsafe_targets", "deployed targets above the limit with 95 % confidence (100 fresh episodes each)"),
+        ("raw_unsafe_targets", "deployed targets whose mean over 100 fresh episodes is above the limit"),
+    ):
+        unsafe = sum(getattr(summary, name) for summary in summaries)
+        interval = proportion_interval(unsafe, deployed)
+        runs = sum(getattr(summary, name) > 0 for summary in summaries)
+        lines.append(
+            f"| {words} | {unsafe} of {deployed} | [{interval.low:.3f}, {interval.high:.3f}] of targets "
+            f"| {runs} of {len(summaries)} runs |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Runs the seeds that are missing and writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--runs", type=Path, default=Path("runs/whole-road"))
+    parser.add_argument("--out", type=Path, default=Path("docs/results"))
+    arguments = parser.parse_args()
+    summaries = []
+    for seed in arguments.seeds:
+        directory = arguments.runs / f"seed-{seed}"
+        config = RoadConfig(seed=seed, deployed_episodes=100)
+        if finished(directory):
+            summaries.append(verify_road(directory, config))
+        else:
+            print(f"==== seed {seed}", flush=True)
+            summaries.append(run_road(directory, config, Lines()))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    record = {
+        "command": "python reproductions/whole_road.py",
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        "seeds": arguments.seeds,
+        "summaries": [asdict(summary) for summary in summaries],
+    }
+    (arguments.out / "whole-road.json").write_text(json.dumps(record, indent=1) + "\n")
+    (arguments.out / "whole-road.md").write_text(table(summaries) + "\n")
+    print(table(summaries))
+
+
+if __name__ == "__main__":
+    main()
