@@ -16,7 +16,7 @@ from safehold.envs.adapter import Task
 from safehold.envs.registry import spec
 from safehold.envs.toy.corridor import Cruise
 from safehold.envs.toy.point_hazard import Detour
-from safehold.rollout.episodes import BLOCK, rollout, run_block
+from safehold.rollout.episodes import BLOCK, Job, rollout, rollouts, run_block
 from safehold.testing.env_contract import RandomPolicy, assert_same_episode
 
 HORIZON = 6
@@ -250,6 +250,22 @@ def test_episodes_are_announced_in_order_as_blocks_are_done() -> None:
         announced: list[Episode] = []
         episodes = rollout("toy/Corridor", NOISY, range(25), rng_seed=0, workers=workers, on_episode=announced.append)
         assert_same(announced, episodes)
+
+
+def test_several_policies_share_workers_without_meeting() -> None:
+    jobs = [Job(NOISY, tuple(range(12))), Job(Cruise(0.5, 0.5), (40,)), Job(Cruise(1.5), (50, 51, 52))]
+    together = rollouts("toy/Corridor", jobs, rng_seed=4, workers=2)
+    for job, episodes in zip(jobs, together, strict=True):
+        assert_same(episodes, rollout("toy/Corridor", job.policy, job.seeds, rng_seed=4))
+
+
+def test_no_seed_may_stand_in_two_jobs() -> None:
+    with pytest.raises(UsageError, match="seed 3 stands twice"):
+        rollouts("toy/Corridor", [Job(NOISY, (1, 3)), Job(NOISY, (3,))], rng_seed=0)
+    with pytest.raises(UsageError, match="a rollout of no episodes"):
+        rollouts("toy/Corridor", [Job(NOISY, (1, 3)), Job(NOISY, ())], rng_seed=0)
+    with pytest.raises(UsageError, match="a rollout of no episodes"):
+        rollouts("toy/Corridor", [], rng_seed=0)
 
 
 def test_velocity_episodes_are_the_same_in_another_process() -> None:
