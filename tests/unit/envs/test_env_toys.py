@@ -67,7 +67,7 @@ def test_expected_returns_are_those_of_the_formulas(env_id: str, policy: Cruise 
 @pytest.mark.slow
 @pytest.mark.parametrize(("env_id", "policy"), PARAMETRISED, ids=str)
 def test_expected_returns_hold_for_many_episodes(env_id: str, policy: Cruise | Detour | Feedback) -> None:
-    assert_returns(env_id, policy, 5_000)
+    assert_returns(env_id, policy, 2_000)
 
 
 def test_the_antiderivative_of_the_corridor_is_the_integral() -> None:
