@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 import tyro
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from safehold.core.config import Config
@@ -75,6 +75,9 @@ def parse(model: type[A], argv: Sequence[str], program: str, what: str = "") -> 
             return tyro.cli(
                 model, args=list(argv), prog=program, description=what, config=(tyro.conf.FlagCreatePairsOff,)
             )
+    except ValidationError as error:  # settings that fit one by one, and not together
+        reason = next(_reasons(model, argv), None) or _of_settings(error)
+        raise UsageError(f"{reason}\nSee `{program} --help`.") from error
     except SystemExit as exit_:
         if not exit_.code:
             # "{None}|" only repeats that a flag may be left out; blanks keep the columns in line
@@ -126,13 +129,16 @@ def _leaf(name: str, field: FieldInfo) -> _Flag:
     if typing.get_origin(annotation) in (Union, types.UnionType):
         choices = [choice for choice in typing.get_args(annotation) if choice is not type(None)]
     bounds = [m for m in field.metadata if type(m).__module__.startswith(("annotated_types", "pydantic"))]
-    checked: Any = Annotated[annotation, *bounds, Field(allow_inf_nan=False)] if bounds else annotation
+    keyed = any(typing.get_origin(choice) is dict for choice in choices)
+    checked: Any = Annotated[annotation, *bounds] if bounds else annotation
+    adapter = TypeAdapter(checked, config=ConfigDict(allow_inf_nan=False))
     return _Flag(
         name=name,
-        validated=TypeAdapter(checked).validate_python,
+        # pairs of a name and a value are put together by tyro; only it can say what is wrong with them
+        validated=list if keyed else adapter.validate_python,
         positional=any("Positional" in repr(m) for m in field.metadata),
         switch=annotation is bool,
-        several=any(typing.get_origin(choice) in (tuple, list) for choice in choices),
+        several=keyed or any(typing.get_origin(choice) in (tuple, list) for choice in choices),
         required=field.is_required(),
     )
 
@@ -193,6 +199,14 @@ def _refused_values(flag: _Flag, shown: str, values: Sequence[str]) -> Iterator[
         except ValidationError as error:
             problem = error.errors()[0]["msg"].removeprefix("Input ").removeprefix("Value error, ")
             yield f"{shown} {' '.join(inert(value) for value in values)}: {problem}."
+
+
+def _of_settings(error: ValidationError) -> str:
+    """The first thing that a model as a whole refuses."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"]).replace("_", "-")
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"--{inert(place)} {inert(str(problem['input']), 60)}: {said}" if place else f"{error.title}: {said}"
 
 
 def nearest(word: str, known: Iterable[str], prefix: str = "") -> str:

@@ -4,14 +4,13 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
@@ -43,7 +42,7 @@ class Output:
     def say(self, text: str, style: str = "") -> None:
         """A line for a person; silent under --json."""
         if not self.as_json:
-            self.out.print(Text(inert_lines(text), style=style))
+            self.out.print(Text(inert_lines(text), style=style), soft_wrap=not self.out.is_terminal)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """A table for a person; a column whose every cell is a number is set to the right. Silent under --json."""
@@ -64,6 +63,12 @@ class Output:
         if self.as_json:
             sys.stdout.write(json.dumps(plain(value), allow_nan=False, indent=2) + "\n")
 
+    def box(self, title: str, lines: Sequence[str], style: str) -> None:
+        """A few lines in a frame, for what must not be overlooked. Silent under --json."""
+        if not self.as_json:
+            text = Text(inert_lines("\n".join(lines)))
+            self.out.print(Panel(text, title=Text(inert(title), style=f"bold {style}"), border_style=style))
+
     def line(self, event: str, text: str, **fields: Any) -> None:
         """One line of progress on standard error: an episode, a step, a deployment."""
         if self.quiet:
@@ -73,41 +78,7 @@ class Output:
             sys.stderr.write(json.dumps(plain(record), allow_nan=False) + "\n")
             sys.stderr.flush()
         else:
-            self.err.print(Text(inert_lines(text)))
-
-    @contextmanager
-    def progress(self, what: str, total: int) -> Iterator["Counter"]:
-        """A bar on a terminal; elsewhere one line at every tenth of the way."""
-        counter = Counter(self, what, total)
-        if self.err.is_terminal and not self.quiet and self.log_format == "text":
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-            with Progress(*columns, console=self.err, transient=False) as bar:
-                counter.bar, counter.task = bar, bar.add_task(inert(what), total=total)
-                yield counter
-        else:
-            yield counter
-
-
-@dataclass(slots=True)
-class Counter:
-    """How far a piece of work has come."""
-
-    output: Output
-    what: str
-    total: int
-    done: int = 0
-    bar: Progress | None = None
-    task: Any = None
-
-    def reach(self, done: int, note: str = "") -> None:
-        """The work stands at `done` of `total`."""
-        previous, self.done = self.done, done
-        if self.bar is not None:
-            description = inert(f"{self.what} {note}".strip())
-            self.bar.update(self.task, completed=done, description=description)
-        elif self.total and (done * 10 // self.total > previous * 10 // self.total):
-            text = f"{self.what} {done}/{self.total} {note}".strip()
-            self.output.line("progress", text, what=self.what, done=done, total=self.total)
+            self.err.print(Text(inert_lines(text)), soft_wrap=not self.err.is_terminal)
 
 
 class _Console(Console):

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
-from safehold.cli.arguments import Arguments, CostLimit
+from safehold.cli.arguments import Arguments, CostLimit, Seed
 from safehold.cli.console import Output
 from safehold.cli.main import Command
+from safehold.cli.narration import Narration
 from safehold.cli.outputs import free_file
+from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import IntegrityError, UsageError
 from safehold.core.spec import TaskSpec
 from safehold.data import hdf5
@@ -58,6 +60,25 @@ class ConvertArguments(FileArguments):
     """Replace the target if it exists."""
 
 
+class CollectArguments(Arguments):
+    """Arguments of `data collect`."""
+
+    task: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TASK")]
+    """Environment to collect in; behaviour policies for it must be shipped, or given."""
+    out: Path
+    """File to write."""
+    seed: Seed = 0
+    """Seed of the resets and of the policies' noise."""
+    episodes: PositiveInt = 650
+    """Episodes in all; every behaviour policy acts about equally often."""
+    zoo: Path | None = None
+    """Directory of behaviour policies, as `safehold explore` leaves it; the shipped ones if not said."""
+    workers: PositiveInt = 1
+    """Processes that run episodes; the results do not depend on it."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+
 class SummaryArguments(FileArguments):
     """Arguments of `data summary`."""
 
@@ -94,6 +115,29 @@ def convert(arguments: ConvertArguments, output: Output) -> int:
         {"file": target, "episodes": len(dataset), "steps": dataset.n_steps, "spec": dataset.spec.to_json()}
         | {"digest": dataset.digest}
     )
+    output.say(f"{target}: {len(dataset)} episodes, {dataset.n_steps} steps, digest {dataset.digest[:16]}")
+    return 0
+
+
+def collect(arguments: CollectArguments, output: Output) -> int:
+    """Runs the behaviour policies and writes their episodes."""
+    target = free_file(arguments.out, overwrite=arguments.overwrite)
+    one_torch_thread()
+    from safehold.learn.online.zoo import load_zoo
+    from safehold.workflows import collect as workflow
+
+    zoo = None if arguments.zoo is None else load_zoo(arguments.zoo)
+    with Narration(output) as narration:
+        dataset = workflow.collect(
+            arguments.task,
+            seed=arguments.seed,
+            episodes=arguments.episodes,
+            workers=arguments.workers,
+            zoo=zoo,
+            on_progress=lambda done, total: narration.progress("episodes", done, total),
+        )
+    hdf5.write(target, dataset, overwrite=arguments.overwrite)
+    output.result({"file": target, "episodes": len(dataset), "steps": dataset.n_steps, "digest": dataset.digest})
     output.say(f"{target}: {len(dataset)} episodes, {dataset.n_steps} steps, digest {dataset.digest[:16]}")
     return 0
 
@@ -214,5 +258,6 @@ def _draw(arguments: CheckArguments, found: Audit) -> None:
 COMMANDS = {
     "check": Command(CheckArguments, check),
     "convert": Command(ConvertArguments, convert),
+    "collect": Command(CollectArguments, collect),
     "summary": Command(SummaryArguments, summary),
 }

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from safehold.cli.arguments import Arguments
 from safehold.cli.console import Output
+from safehold.cli.driving import DriveArguments, run
 from safehold.cli.main import Command
 from safehold.cli.outputs import free_file
 from safehold.core.certificate import Trial
@@ -22,6 +23,7 @@ from safehold.deploy.status import Recommendation
 from safehold.deploy.verify import verify
 from safehold.ledger.encoding import to_plain
 from safehold.ledger.events import Asked, Bound
+from safehold.report.run import read_run
 
 _LARGEST_OUTCOMES = 16 * 1024 * 1024  # bytes of a file of outcomes: 100,000 episodes take about 5 MB
 
@@ -90,7 +92,7 @@ class ExplainArguments(RunArguments):
 
 def status(arguments: RunArguments, output: Output) -> int:
     """Prints where a deployment stands."""
-    with Deployment.open(arguments.run, read_only=True) as deployment:
+    with Deployment.open(_place(arguments), read_only=True) as deployment:
         now = deployment.status()
     output.result(to_plain(now))
     rows = [
@@ -111,7 +113,7 @@ def status(arguments: RunArguments, output: Output) -> int:
 
 def ask(arguments: AskArguments, output: Output) -> int:
     """Prints the next certified target; a refusal ends in exit code 6 and is recorded."""
-    with Deployment.open(arguments.run) as deployment:
+    with Deployment.open(_place(arguments)) as deployment:
         trial = deployment.ask(arguments.key)
         asked = deployment.state.asked[trial.id]
     output.result({**to_plain(trial), "bounds": to_plain(asked.costs), "reward": to_plain(asked.reward)})
@@ -122,7 +124,7 @@ def ask(arguments: AskArguments, output: Output) -> int:
 
 def tell(arguments: TellArguments, output: Output) -> int:
     """Records the outcomes of a trial."""
-    with Deployment.open(arguments.run) as deployment:
+    with Deployment.open(_place(arguments)) as deployment:
         names = [limit.name for limit in deployment.state.declaration.limits]
         measurement, lengths, seeds = _outcomes(arguments, names)
         trial = deployment.tell(arguments.trial, measurement, lengths=lengths, seeds=seeds)
@@ -137,7 +139,7 @@ def tell(arguments: TellArguments, output: Output) -> int:
 
 def abandon(arguments: AbandonArguments, output: Output) -> int:
     """Gives a trial up."""
-    with Deployment.open(arguments.run) as deployment:
+    with Deployment.open(_place(arguments)) as deployment:
         trial = deployment.abandon(arguments.trial, arguments.reason, deployed=not arguments.never_deployed)
     output.result(to_plain(trial))
     consequence = "" if arguments.never_deployed else "; its target is revoked, because its outcome is unknown"
@@ -147,7 +149,7 @@ def abandon(arguments: AbandonArguments, output: Output) -> int:
 
 def recommend(arguments: RunArguments, output: Output) -> int:
     """Prints the best told target that is certified; exit code 6 if there is none."""
-    with Deployment.open(arguments.run, read_only=True) as deployment:
+    with Deployment.open(_place(arguments), read_only=True) as deployment:
         best = deployment.recommend()
     output.result(to_plain(best))
     output.say(f"Recommended target: {_target(best.target)}, told over {best.episodes} episodes")
@@ -157,7 +159,7 @@ def recommend(arguments: RunArguments, output: Output) -> int:
 
 def check(arguments: RunArguments, output: Output) -> int:
     """Verifies the chain, and derives every ask anew; 4 if anything differs."""
-    differences = verify(arguments.run)
+    differences = verify(_place(arguments))
     output.result({"differences": to_plain(differences), "ok": not differences})
     if differences:
         rows = [(str(d.seq), d.field, _short(d.recorded), _short(d.derived)) for d in differences]
@@ -171,7 +173,7 @@ def check(arguments: RunArguments, output: Output) -> int:
 def export(arguments: ExportArguments, output: Output) -> int:
     """Writes the ledger as JSON lines, one record a line."""
     target = None if arguments.out is None else free_file(arguments.out, overwrite=arguments.overwrite)
-    with Deployment.open(arguments.run, read_only=True) as deployment:
+    with Deployment.open(_place(arguments), read_only=True) as deployment:
         lines = deployment.ledger.export()
     text = "".join(f"{line}\n" for line in lines)
     if target is None:
@@ -191,7 +193,7 @@ def explain(arguments: ExplainArguments, output: Output) -> int:
         if arguments.picture.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise UsageError(f"--picture {arguments.picture}: a picture ends in .png, .svg or .pdf")
         free_file(arguments.picture, overwrite=arguments.overwrite)
-    with Deployment.open(arguments.run, read_only=True) as deployment:
+    with Deployment.open(_place(arguments), read_only=True) as deployment:
         state = deployment.state
     if not state.asked:
         raise UsageError(f"{arguments.run}: nothing was asked yet, so there is nothing to explain")
@@ -213,9 +215,18 @@ def explain(arguments: ExplainArguments, output: Output) -> int:
     return 0
 
 
+def _place(arguments: RunArguments) -> Path:
+    """Where the ledger is: in the directory, or one below it where that is a whole road's."""
+    below = arguments.run / "deployment"
+    return (
+        below
+        if not (arguments.run / "ledger.sqlite").exists() and (below / "ledger.sqlite").exists()
+        else arguments.run
+    )
+
+
 def _draw_certificate(run: Path, picture: Path) -> None:
     from safehold.report.figures import certificate, palette
-    from safehold.report.run import read_run
     from safehold.report.run_page import certificate_info
 
     view = certificate_info(read_run(run))
@@ -353,6 +364,7 @@ def _target(target: Sequence[float]) -> str:
 
 
 COMMANDS = {
+    "run": Command(DriveArguments, run),
     "status": Command(RunArguments, status),
     "ask": Command(AskArguments, ask),
     "tell": Command(TellArguments, tell),

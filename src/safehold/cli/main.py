@@ -24,10 +24,14 @@ READER_GONE = 141
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One verb: the model of its arguments, and what it does with them; returns the exit code."""
+    """One verb: the model of its arguments, and what it does with them; returns the exit code.
+
+    `adapted` makes another model of the raw words where defaults depend on them: a preset, a file of settings.
+    """
 
     arguments: type[Any]
     run: Callable[[Any, Any], int]
+    adapted: Callable[[Sequence[str]], type[Any]] | None = None
 
 
 # Noun -> (module, {verb: what it does}); a noun that is its own verb has the verb "".
@@ -37,12 +41,23 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "check": "judge a file of logged episodes: verdict, findings with places, numbers",
             "convert": "write logged episodes in another layout, or with a task and a unit of cost",
+            "collect": "run behaviour policies, and log their episodes",
             "summary": "the numbers of a file of logged episodes",
         },
     ),
+    "train": (
+        "safehold.cli.train",
+        {
+            "cdt": "a constrained decision transformer: policies with a dial for reward and cost",
+            "bc": "behaviour cloning, of all episodes or of those that keep limits",
+        },
+    ),
+    "evaluate": ("safehold.cli.evaluate", {"": "run a policy for fresh episodes, and print its returns"}),
+    "explore": ("safehold.cli.explore", {"": "learn online under a cost limit, and keep snapshots"}),
     "deploy": (
         "safehold.cli.deploy",
         {
+            "run": "declare a deployment from a log, and drive it to its end",
             "status": "where a deployment stands",
             "ask": "the next certified target",
             "tell": "record what a trial did",
@@ -54,6 +69,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "report": ("safehold.cli.report", {"": "a run on one self-contained HTML page"}),
+    "demo": ("safehold.cli.demo", {"": "the whole road: data, training, certified deployment, report"}),
     "envs": (
         "safehold.cli.envs",
         {"list": "the environments, with what one unit of their cost means", "check": "whether one keeps its contract"},
@@ -129,7 +145,9 @@ def _run(module: str, verb: str, argv: list[str], program: str, what: str) -> in
     commands: dict[str, Command] = importlib.import_module(module).COMMANDS
     command = commands[verb]
     try:
-        arguments = parse(command.arguments, argv, program, f"{what[0].upper()}{what[1:]}.")
+        asked_help = "-h" in argv or "--help" in argv
+        model = command.arguments if command.adapted is None or asked_help else command.adapted(argv)
+        arguments = parse(model, argv, program, f"{what[0].upper()}{what[1:]}.")
     except Helped as helped:
         sys.stdout.write(helped.text)
         return 0

@@ -1,5 +1,6 @@
 """Where a command may write: never over something that is there, unless that was asked for."""
 
+import shutil
 from pathlib import Path
 
 from safehold.core.errors import UsageError
@@ -31,3 +32,18 @@ def free_directory(path: Path, *, resume: bool = False) -> Path:
     if path.is_dir() and any(path.iterdir()) and not resume:
         raise UsageError(f"{path} exists and is not empty; choose another directory, or give --resume to go on there")
     return path
+
+
+def clear_run(directory: Path) -> None:
+    """Removes a run of ours, so that another can be made in its place; nothing is done where there is nothing.
+
+    Raises:
+        UsageError: if the directory holds something that is no run of ours.
+    """
+    if not directory.exists():
+        return
+    if not directory.is_dir() or directory.is_symlink():
+        raise UsageError(f"{directory} is no directory of a run; --overwrite removes runs only")
+    if any(directory.iterdir()) and not any((directory / name).is_file() for name in ("config.json", "manifest.json")):
+        raise UsageError(f"{directory} holds no run that this command made; --overwrite removes runs only")
+    shutil.rmtree(directory)

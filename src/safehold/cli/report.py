@@ -18,6 +18,8 @@ class ReportArguments(Arguments):
     """Directory of a run."""
     out: Path | None = None
     """HTML file to write; `report.html` in the run's directory if not said."""
+    data: Path | None = None
+    """File of logged episodes to show beside the run, if it is not in the run's directory."""
     overwrite: bool = False
     """Replace the report if it exists."""
 
@@ -27,7 +29,7 @@ def report(arguments: ReportArguments, output: Output) -> int:
     from safehold.report.run import read_run
     from safehold.report.run_page import run_page, verdict
 
-    run = read_run(arguments.run)
+    run = read_run(arguments.run, episodes=arguments.data)
     target = free_file(arguments.out or arguments.run / "report.html", overwrite=arguments.overwrite)
     text = run_page(run)
     partial = target.with_name(f".{target.name}.partial")

@@ -20,8 +20,8 @@ from safehold.ledger.run import RunDirectory
 EVALUATIONS = "evaluations.json"
 """Beside the ledger: returns of targets that were run outside the certified loop."""
 
-_LEDGERS = (".", "deployment", "deploy")
-_EPISODES = ("episodes.hdf5", "data.hdf5", "data/episodes.hdf5")
+_LEDGERS = (".", "deployment")
+_EPISODES = "episodes.hdf5"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +79,8 @@ class RunView:
         return next((found for found in self.evaluations if found.label == label), None)
 
 
-def read_run(directory: Path) -> RunView:
-    """Reads what is there; writes and locks nothing.
+def read_run(directory: Path, *, episodes: Path | None = None) -> RunView:
+    """Reads what is there; writes and locks nothing. `episodes` is the log, if it lies elsewhere.
 
     Raises:
         UsageError: if the directory holds neither a deployment nor evaluations.
@@ -89,13 +89,13 @@ def read_run(directory: Path) -> RunView:
     """
     if not directory.is_dir():
         raise UsageError(f"{directory} is not a directory; name the directory of a run")
-    ledger = next((run for name in _LEDGERS if (run := RunDirectory(directory / name)).started), None)
+    ledger = deployment_in(directory)
     record = _read_evaluations(directory / EVALUATIONS)
     if ledger is None and record is None:
         raise UsageError(f"{directory} holds neither a deployment (ledger.sqlite) nor {EVALUATIONS}; nothing to report")
     events = () if ledger is None else tuple(ledger.events())
     state = _state(events)
-    logged = _logged(directory)
+    logged = _logged(directory, episodes)
     from_file = () if record is None else tuple(_evaluation(entry, directory) for entry in record["targets"])
     task = (record or {}).get("task") or (logged.env_id if logged is not None else "") or _provided_task(events)
     return RunView(
@@ -107,6 +107,11 @@ def read_run(directory: Path) -> RunView:
         evaluations=(*from_file, *_evaluated(events, state)),
         logged=logged,
     )
+
+
+def deployment_in(directory: Path) -> RunDirectory | None:
+    """The deployment in a directory, or in the one below it that a whole road uses; None if there is none."""
+    return next((run for name in _LEDGERS if (run := RunDirectory(directory / name)).started), None)
 
 
 def _state(events: tuple[Event, ...]) -> State | None:
@@ -176,9 +181,10 @@ def _evaluated(events: tuple[Event, ...], state: State | None) -> tuple[Evaluati
     return tuple(found)
 
 
-def _logged(directory: Path) -> LoggedReturns | None:
-    """Returns of the episodes that lie in the run directory."""
-    path = next((directory / name for name in _EPISODES if (directory / name).is_file()), None)
+def _logged(directory: Path, episodes: Path | None) -> LoggedReturns | None:
+    """Returns of the episodes in this file, or of those that lie in the run directory."""
+    beside = directory / _EPISODES
+    path = episodes if episodes is not None else beside if beside.is_file() else None
     if path is None:
         return None
     dataset = read_any(path)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from safehold.report.intervals import mean_interval, proportion_upper
 from safehold.report.page import Picture, Section, Table, Verdict, page
 from safehold.report.premises import premises
 from safehold.report.run import RunView
+from safehold.report.words import over_limit, percent, target_text, verdict_of
 
 
 def run_page(run: RunView) -> str:
@@ -35,7 +37,7 @@ def next_commands(run: RunView) -> tuple[str, ...]:
     place = shlex.quote(str(run.directory))
     if run.state is None:
         return (f"safehold report {place}",)
-    return (f"safehold deploy verify {place}", f"safehold deploy explain {place}", f"safehold deploy recommend {place}")
+    return tuple(f"safehold deploy {verb} {place}" for verb in ("verify", "explain", "recommend"))
 
 
 def verdict(run: RunView) -> Verdict:
@@ -44,23 +46,55 @@ def verdict(run: RunView) -> Verdict:
         return Verdict("caution", "No deployment in this run: nothing was certified.", _comparison(run))
     state = run.state
     told = list(state.told)
-    over = [trial for trial in told if tables.verdict_of(state, trial) != "SAFE"]
+    over = [trial for trial in told if verdict_of(state, trial) != "SAFE"]
     unknown = [trial for trial, standing in state.states.items() if standing is TrialState.UNKNOWN]
     limits = "; ".join(limit_text(run, limit) for limit in state.declaration.limits)
-    lines = (f"Limit: {limits}.", *_episode_share(state), *_comparison(run), *_holds(run))
+    fresh = _fresh(run)
+    lines = (f"Limit: {limits}.", *_episode_share(state), *fresh.lines, *_comparison(run), *_holds(run))
     if state.alarm is not None:
         return Verdict("bad", f"Alarm: {state.alarm.reason}. Its certificates no longer mean anything.", lines)
     if over or unknown:
         words = f"{len(over)} of {len(told)} deployments had a mean cost above a limit"
         words += f", and {len(unknown)} ended with unknown outcome, which counts as unsafe" if unknown else ""
         return Verdict("bad", f"{words}.", lines)
+    if fresh.surely_over:
+        words = f"{_counted(fresh.surely_over, 'deployed target')} cost more than the limit on fresh episodes"
+        return Verdict("bad", f"{words} (one-sided 95 % bound of the mean).", lines)
     if not told:
         return Verdict("caution", "Nothing was deployed and told yet: there is no evidence.", lines)
-    bound = tables.percent(proportion_upper(0, len(told)))
+    bound = percent(proportion_upper(0, len(told)))
     headline = f"0 of {len(told)} deployments had a mean cost above a limit (95 % upper bound of the share: {bound})."
+    if fresh.over:
+        words = f"On fresh episodes the mean of {_counted(fresh.over, 'deployed target')} is above it, within chance."
+        return Verdict("caution", f"{headline} {words}", lines)
     if recommendation(state) is None:
         return Verdict("caution", f"{headline} No told target is certified by a bound yet.", lines)
     return Verdict("good", headline, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fresh:
+    """Deployed targets judged by fresh episodes: how many means are over the limit, how many surely so."""
+
+    over: int
+    surely_over: int
+    lines: tuple[str, ...]
+
+
+def _fresh(run: RunView) -> _Fresh:
+    """Surely over: the one-sided 95 % lower bound of the mean is not at or under the limit, as for NaN."""
+    limit = _limit_value(run)
+    judged = [found for found in run.evaluations if found.label == "deployed"]
+    if limit is None or not judged:
+        return _Fresh(0, 0, ())
+    means = [mean_interval(found.costs, level=0.9) for found in judged]
+    over = sum(not mean.estimate <= limit for mean in means)
+    surely = sum(not (mean.low if mean.known else mean.estimate) <= limit for mean in means)
+    line = (
+        f"Fresh episodes of the {len(judged)} different deployed targets: {over} with a mean above the limit, "
+        f"{surely} of them surely (one-sided 95 % bound)."
+    )
+    return _Fresh(over, surely, (line,))
 
 
 def recommendation(state: State) -> Recommendation | None:
@@ -102,7 +136,7 @@ def _episode_share(state: State) -> tuple[str, ...]:
             for value in _costs_or_nan(told.measurement.failed, told.measurement.costs[limit.name])
         ]
         if costs:
-            over = tables.over_limit(costs, limit.value)
+            over = over_limit(costs, limit.value)
             lines.append(
                 f"Single episodes: {over} of {len(costs)} cost more than {limit.value:g} {limit.name!r}. The "
                 "certificate speaks of expected costs, so single episodes may."
@@ -121,7 +155,7 @@ def _comparison(run: RunView) -> tuple[str, ...]:
         found = run.evaluation(label)
         if found is not None:
             lines.append(
-                f"{name} {tables.target_text(found.target)}: reward {mean_interval(found.rewards)}, "
+                f"{name} {target_text(found.target)}: reward {mean_interval(found.rewards)}, "
                 f"cost {mean_interval(found.costs)} over {len(found.rewards)} episodes."
             )
     return tuple(lines)

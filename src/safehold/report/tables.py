@@ -1,24 +1,15 @@
 """The numbers of a run in tables: what was asked, what came, with intervals."""
 
-import math
-from collections.abc import Sequence
-
 import numpy as np
-from jaxtyping import Float
 
-from safehold.core.target import Target
 from safehold.deploy.replay import State
 from safehold.report.figures.palette import NAMES
 from safehold.report.intervals import mean_interval, proportion_interval
 from safehold.report.page import Table
 from safehold.report.run import Evaluation, RunView
+from safehold.report.words import over_limit, percent, target_text, verdict_of
 
 _INTERVALS = "Square brackets: 95 % Student interval of the mean over the episodes."
-
-
-def target_text(target: Target | None) -> str:
-    """A target as a reader sees it."""
-    return "none" if target is None else "(" + ", ".join(f"{value:.5g}" for value in target) + ")"
 
 
 def deployments(state: State) -> Table:
@@ -52,13 +43,6 @@ def deployments(state: State) -> Table:
     return Table("Every deployment", columns, tuple(rows), note)
 
 
-def verdict_of(state: State, trial: str) -> str:
-    """SAFE if the mean of every limited cost of a told trial is at or under its limit; failed episodes never are."""
-    measured = state.told[trial].measurement
-    safe = all(limit.holds(measured.mean_cost(limit.name)) for limit in state.declaration.limits)
-    return "SAFE" if safe else "OVER"
-
-
 def evaluations(run: RunView, limit: float | None) -> Table:
     """A row a target that was run outside the certified loop."""
     rows = []
@@ -85,13 +69,3 @@ def _share_over(found: Evaluation, limit: float | None) -> str:
     over = over_limit(found.costs, limit)
     share = proportion_interval(over, len(found.costs))
     return f"{percent(share.estimate)} [{percent(share.low)}, {percent(share.high)}]"
-
-
-def over_limit(costs: Float[np.ndarray, "n"] | Sequence[float], limit: float) -> int:
-    """How many are not at or under the limit; NaN is one."""
-    return int(np.sum(~(np.asarray(costs, dtype=np.float64) <= limit)))
-
-
-def percent(share: float) -> str:
-    """A share as a percentage; an unknown one as a dash."""
-    return "-" if not math.isfinite(share) else f"{100 * share:.3g} %"

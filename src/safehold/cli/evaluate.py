@@ -1,0 +1,116 @@
+"""`safehold evaluate`: fresh episodes of a trained policy."""
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import Field, PositiveInt
+
+from safehold.cli.arguments import Arguments, CostLimit, Seed
+from safehold.cli.console import Output
+from safehold.cli.main import Command
+from safehold.cli.narration import Narration
+from safehold.cli.outputs import free_file
+from safehold.cli.policies import load_for
+from safehold.cli.threads import one_torch_thread
+from safehold.core.episode import Episode
+from safehold.core.errors import UsageError
+from safehold.core.policy import Policy, PolicyFamily
+from safehold.core.seeding import Streams
+from safehold.envs import registry
+from safehold.report.intervals import mean_interval, proportion_interval
+from safehold.report.words import over_limit, percent
+from safehold.workflows.evaluate import evaluate
+
+
+class EvaluateArguments(Arguments):
+    """Arguments of `evaluate`."""
+
+    policy: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="POLICY")]
+    """Directory of a trained policy, as `safehold train` leaves it in OUT/policy."""
+    task: str
+    """Environment to run it in (`safehold envs list`)."""
+    target: tuple[float, ...] = ()
+    """Target to ask a policy with a dial for: the reward return, then each cost return, in environment units."""
+    episodes: PositiveInt = 20
+    """Fresh episodes."""
+    seed: Seed = 0
+    """Seed of the resets and of the policy's noise."""
+    limit: CostLimit | None = None
+    """Cost limit to compare with, in cost units per episode."""
+    cost: str | None = None
+    """Cost to look at, if the task has several."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Processes that run episodes; the results do not depend on it."""
+    out: Path | None = None
+    """JSON file to write the raw returns to."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+
+
+def run(arguments: EvaluateArguments, output: Output) -> int:
+    """Prints mean returns with intervals; says how many episodes pass the limit."""
+    if arguments.out is not None:
+        free_file(arguments.out, overwrite=arguments.overwrite)
+    names = registry.spec(arguments.task).cost_names
+    cost = arguments.cost if arguments.cost is not None else names[0]
+    if cost not in names:
+        raise UsageError(f"--cost {cost}: {arguments.task} has costs {', '.join(names)}")
+    one_torch_thread()
+    target = arguments.target or None
+    policy = _at(load_for(arguments.policy, arguments.task).policy, target, arguments.policy)
+    done = 0
+    with Narration(output) as narration:
+
+        def seen(_: Episode) -> None:
+            nonlocal done
+            done += 1
+            narration.progress("episodes", done, arguments.episodes)
+
+        (found,) = evaluate(
+            arguments.task,
+            [(policy, target)],
+            label="other",
+            cost_name=cost,
+            streams=Streams(arguments.seed),
+            stream="evaluate",
+            episodes=arguments.episodes,
+            workers=arguments.workers,
+            on_episode=seen,
+        )
+    record = {"task": arguments.task, "limit": arguments.limit, "cost_name": cost, "targets": [found.to_json()]}
+    if arguments.out is not None:
+        partial = arguments.out.with_name(f".{arguments.out.name}.partial")
+        partial.write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
+        os.replace(partial, arguments.out)
+    output.result(record)
+    unit = registry.spec(arguments.task).cost_units[names.index(cost)]
+    rows = [
+        ("reward return", str(mean_interval(found.rewards)), "reward units"),
+        (f"{cost} return", str(mean_interval(found.costs)), unit),
+    ]
+    output.table("Mean of an episode, with its 95 % interval", ("", "mean", "unit"), rows)
+    if arguments.limit is not None:
+        over = over_limit(found.costs, arguments.limit)
+        share = proportion_interval(over, arguments.episodes)
+        output.say(
+            f"{over} of {arguments.episodes} episodes cost more than {arguments.limit:g} "
+            f"({percent(share.low)} to {percent(share.high)} at 95 % confidence)"
+        )
+    return 0
+
+
+def _at(loaded: Policy | PolicyFamily, target: tuple[float, ...] | None, path: Path) -> Policy:
+    """The policy that acts: the family's at the target, or the policy itself."""
+    if isinstance(loaded, PolicyFamily):
+        if target is None:
+            raise UsageError(f"{path} has a dial; give --target with {', '.join(loaded.target_names)}")
+        return loaded.at(target)
+    if target is not None:
+        raise UsageError(f"{path} has no dial; leave --target out")
+    return loaded
+
+
+COMMANDS = {"": Command(EvaluateArguments, run)}

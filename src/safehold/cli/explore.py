@@ -1,0 +1,64 @@
+"""`safehold explore`: learn online, under a limit, from nothing but the environment."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from safehold.cli.arguments import Arguments
+from safehold.cli.console import Output
+from safehold.cli.main import Command
+from safehold.cli.narration import Narration
+from safehold.cli.outputs import free_directory
+from safehold.cli.threads import one_torch_thread
+from safehold.envs import registry
+from safehold.learn.online.zoo import save_zoo
+from safehold.workflows.explore import ExploreConfig, explore
+
+
+class ExploreArguments(Arguments):
+    """Arguments of `explore`."""
+
+    out: Path
+    """Directory to make: a checkpoint of every snapshot, with what each earned and cost."""
+    settings: Annotated[ExploreConfig, tyro.conf.arg(name="")] = ExploreConfig()
+
+
+def run(arguments: ExploreArguments, output: Output) -> int:
+    """Learns, keeps snapshots, prints them."""
+    out = free_directory(arguments.out)
+    config = arguments.settings
+    registry.spec(config.env_id)
+    one_torch_thread()
+    updates, steps_per_update = 0, config.environments * config.steps_per_batch
+    with Narration(output) as narration:
+
+        def tick() -> bool:
+            nonlocal updates
+            updates += 1
+            steps = min(updates * steps_per_update, config.total_steps)
+            narration.progress("environment steps", steps, config.total_steps)
+            return False
+
+        found = explore(config, stop=tick)
+    if out.is_dir():
+        out.rmdir()  # empty: a checkpoint is renamed into its place and never written into a directory
+    digest = save_zoo(
+        out,
+        env_id=config.env_id,
+        policies=found.snapshots,
+        provenance={"config": config.to_json(), "curve": [asdict(point) for point in found.curve]},
+    )
+    rows = [
+        (entry.name, str(entry.step), *(f"{e.reward:.5g}, {e.cost:.4g}" for e in entry.evaluations))
+        for entry in found.snapshots
+    ]
+    output.result({"zoo": out, "digest": digest, "snapshots": [entry.name for entry in found.snapshots]})
+    columns = ("snapshot", "steps", "reward, cost without noise", "reward, cost with noise")
+    output.table("Mean returns of snapshots", columns, rows)
+    output.say(f"{out}: {len(found.snapshots)} snapshots, digest {digest[:16]}")
+    return 0
+
+
+COMMANDS = {"": Command(ExploreArguments, run)}

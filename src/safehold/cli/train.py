@@ -1,0 +1,103 @@
+"""`safehold train`: a policy from logged episodes alone."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from pydantic import PositiveInt, create_model
+
+from safehold.cli.arguments import Arguments, Seed
+from safehold.cli.console import Output
+from safehold.cli.main import Command
+from safehold.cli.narration import Narration
+from safehold.cli.outputs import free_directory
+from safehold.cli.settings import from_file, value_of
+from safehold.cli.threads import one_torch_thread
+from safehold.core.config import Config
+from safehold.learn.hooks import Progress
+from safehold.learn.offline.bc import BCConfig
+from safehold.learn.offline.cdt_network import CDTConfig
+from safehold.workflows.train import METHODS, preset, train
+
+
+class TrainArguments(Arguments):
+    """What training by any method takes."""
+
+    data: Path
+    """File of logged episodes."""
+    out: Path
+    """Directory to make; the policy comes to lie in OUT/policy."""
+    seed: Seed = 0
+    """Seed of weights and batches."""
+    preset: str = "small"
+    """Where the settings below start from: "small" (minutes) or "published"."""
+    settings: Path | None = None
+    """TOML file of settings; it goes above the preset and below the flags."""
+    checkpoint_every: PositiveInt = 1000
+    """Gradient steps between two checkpoints."""
+    resume: bool = False
+    """Go on from the newest checkpoint in OUT."""
+
+
+class CDTArguments(TrainArguments):
+    """Arguments of `train cdt`."""
+
+    method: Annotated[CDTConfig, tyro.conf.arg(name="")] = preset("cdt", "small")  # type: ignore[assignment]
+
+
+class BCArguments(TrainArguments):
+    """Arguments of `train bc`."""
+
+    method: Annotated[BCConfig, tyro.conf.arg(name="")] = preset("bc", "small")  # type: ignore[assignment]
+
+
+def _adapted(method: str, arguments: type[TrainArguments]) -> Callable[[Sequence[str]], type[TrainArguments]]:
+    """The arguments with the defaults that preset and file say, so that every flag given goes above them."""
+
+    def model(argv: Sequence[str]) -> type[TrainArguments]:
+        start: Config = preset(method, value_of("--preset", argv) or "small")
+        path = value_of("--settings", argv)
+        if path is not None:
+            start = from_file(start, Path(path))
+        kind = METHODS[method].config
+        field: Any = (Annotated[kind, tyro.conf.arg(name="")], start)
+        return create_model(arguments.__name__, __base__=arguments, method=field)
+
+    return model
+
+
+def _run(method: str) -> Callable[[Any, Output], int]:
+    """What a method's verb does."""
+
+    def run(arguments: CDTArguments | BCArguments, output: Output) -> int:
+        out = free_directory(arguments.out, resume=arguments.resume)
+        one_torch_thread()
+        config = arguments.method
+        with Narration(output) as narration:
+
+            def show(progress: Progress) -> None:
+                if progress.updates % 20 == 0 or progress.updates == config.steps:
+                    narration.progress(f"training {method}", progress.updates, config.steps)
+
+            trained = train(
+                arguments.data,
+                method,
+                config,
+                out,
+                seed=arguments.seed,
+                resume=arguments.resume or out.is_dir(),
+                checkpoint_every=arguments.checkpoint_every,
+                hooks=[show],
+            )
+        output.result({"policy": trained.policy, "digest": trained.digest, "updates": trained.updates})
+        output.say(f"{trained.policy}: {trained.updates} updates, digest {(trained.digest or '')[:16]}")
+        return 0
+
+    return run
+
+
+COMMANDS = {
+    "cdt": Command(CDTArguments, _run("cdt"), _adapted("cdt", CDTArguments)),
+    "bc": Command(BCArguments, _run("bc"), _adapted("bc", BCArguments)),
+}
