@@ -12,8 +12,8 @@ from safehold.core.target import TargetSpace
 from safehold.gp.confidence import ConfidenceBand
 from safehold.gp.exact import GaussianProcess
 
-_CHUNK = 2**21
-"""Largest number of (safe, unsafe) pairs looked at in one go: 16 MiB of float64 a quantity."""
+_CHUNK = 2**17
+"""Pairs (safe, unsafe) looked at in one go: 1 MiB of float64 a quantity, so that they stay in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def expanders(view: View) -> Bool[np.ndarray, "m"]:
     found = np.zeros(len(view.space), dtype=np.bool_)
     if len(outside) == 0:
         return found
-    rows = max(1, _CHUNK // len(view.space))
+    rows = max(1, _CHUNK // len(outside))
     for start in range(0, len(inside), rows):
         part = inside[start : start + rows]
         opened = np.ones((len(part), len(outside)), dtype=np.bool_)
@@ -98,7 +98,7 @@ def _hypothetical_upper(
     mean' = mean + c (l - mean(z)) / (s^2(z) + noise), variance' = variance - c^2 / (s^2(z) + noise), c = cov(z, .).
     """
     process = cost.process
-    covariance = process.covariances(told)[:, others]
+    covariance = process.covariances(told, others)
     predictive = process.variance[told] + cost.noise_variance
     optimism = (cost.band.lower[told] - process.mean[told]) / predictive
     mean = process.mean[others] + covariance * optimism[:, None]

@@ -66,7 +66,7 @@ class SimulatedRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Study:
-    """Many simulated runs: `violating` of `runs` had one unsafe target or more, with its 95 % Clopper-Pearson interval."""
+    """Many simulated runs: `violating` of `runs` had an unsafe target; with its 95 % Clopper-Pearson interval."""
 
     runs: int
     violating: int
@@ -180,7 +180,7 @@ def _gap_closed(declaration: Declaration, world: World, recommended: int | None)
     """How far the recommendation goes from the best seed target to the best safe candidate."""
     safe = world.safe(declaration) & declaration.prior.support
     start = float(np.max(world.reward[declaration.seed_indices]))
-    top = float(np.max(world.reward[safe]))
+    top = float(np.max(world.reward, where=safe, initial=-np.inf))
     if recommended is None or top <= start:
         return None
     return (float(world.reward[recommended]) - start) / (top - start)

@@ -105,13 +105,13 @@ class GaussianProcess:
 
     def covariance_with(self, index: int) -> Float[np.ndarray, "m"]:
         """Posterior covariance of f at one candidate with f at every candidate."""
-        return self.covariances(np.array([index]))[0]
+        return self.covariances(np.array([index]), np.arange(len(self.candidates)))[0]
 
-    def covariances(self, indices: Int[np.ndarray, "b"]) -> Float[np.ndarray, "b m"]:
-        """Posterior covariance of f at some candidates with f at every candidate."""
-        cross = self.kernel(self.candidates[indices], self.candidates)
+    def covariances(self, a: Int[np.ndarray, "p"], b: Int[np.ndarray, "q"]) -> Float[np.ndarray, "p q"]:
+        """Posterior covariance of f at some candidates with f at others."""
+        cross = self.kernel(self.candidates[a], self.candidates[b])
         for block in self._whitened:
-            cross -= block[:, indices].T @ block
+            cross -= block[:, a].T @ block[:, b]
         return cross
 
     def _columns(self, indices: Int[np.ndarray, "b"]) -> Float[np.ndarray, "n b"]:

@@ -42,7 +42,9 @@ def test_posterior_is_the_textbook_formula(kernel):
     np.testing.assert_allclose(belief.variance, np.diag(covariance), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(belief.sd**2, belief.variance)
     np.testing.assert_allclose(belief.covariance_with(5), covariance[5], rtol=1e-9, atol=1e-12)
-    np.testing.assert_allclose(belief.covariances(np.array([3, 60])), covariance[[3, 60]], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        belief.covariances(np.array([3, 60]), np.arange(5, 9)), covariance[[3, 60], 5:9], rtol=1e-9, atol=1e-12
+    )
 
 
 @given(seed=st.integers(0, 10**6), cut=st.integers(0, 12))
