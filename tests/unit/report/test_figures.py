@@ -40,8 +40,7 @@ def test_share_over_the_limit_counts_a_missing_cost_as_over():
     assert view.share_over_limit == pytest.approx(2 / 3)
 
 
-@pytest.mark.parametrize("episodes", [0, 1, 2, 400])
-@pytest.mark.parametrize("limit", [None, 0.0, 25.0])
+@pytest.mark.parametrize(("episodes", "limit"), [(0, None), (0, 25.0), (1, 0.0), (2, None), (400, 25.0)])
 def test_data_plane_draws_any_number_of_episodes(episodes, limit):
     rng = np.random.default_rng(0)
     told = data_plane.outcome("final", rng.normal(size=20), rng.exponential(size=20))
@@ -98,7 +97,7 @@ def test_moments_are_thinned_but_first_and_last_stay():
     assert view.certified_counts() == (1, 1, 2, 2)
 
 
-@pytest.mark.parametrize("count", [0, 1, 2, 4, 6])
+@pytest.mark.parametrize("count", [0, 1, 4])
 def test_safe_set_draws_any_number_of_moments(count):
     supported = np.array([True, True, True, True, True, False])
     moments = [safe_set.moment(SPACE, n, np.arange(6) < n, [(0.0, 0.0)], (10.0, 1.0)) for n in range(count)]
@@ -137,8 +136,7 @@ def test_deployments_over_the_limit_are_counted_and_an_unmeasured_one_is_one():
     assert timeline.info(deployed).over_limit == 0
 
 
-@pytest.mark.parametrize("count", [0, 1, 12])
-@pytest.mark.parametrize("episodes", [1, 20, 60])
+@pytest.mark.parametrize(("count", "episodes"), [(0, 1), (1, 1), (1, 20), (12, 60)])
 def test_timeline_draws_any_number_of_deployments(count, episodes):
     rng = np.random.default_rng(0)
     deployed = [deployment(n, rng.exponential(size=episodes).tolist()) for n in range(count)]

@@ -1,0 +1,248 @@
+"""The verbs that learn and act, on a toy world, from nothing to a driven deployment."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from safehold.core.episode import Episode
+from safehold.data import hdf5
+from safehold.data.dataset import OfflineDataset
+from safehold.envs import registry
+from safehold.learn.online.zoo import load_zoo
+
+TASK = "toy/PointHazard"
+SMALL = ("--width", 16, "--heads", 2, "--layers", 1, "--context", 4, "--batch-size", 16, "--cost-loss", "value")
+DIAL = ("--reward-points", 9, "--cost-points", 9, "--episodes-per-ask", 4, "--iterations", 3)
+
+
+def one_episode(number: int) -> Episode:
+    """Drifts in a direction of its own."""
+    rng = np.random.default_rng(number)
+    world, drift = registry.make(TASK), rng.uniform(-1, 1, 2)
+    observations = [world.reset(seed=number)[0]]
+    actions, rewards, costs, terminated, truncated = [], [], [], False, False
+    while not (terminated or truncated):
+        action = np.clip(drift + 0.3 * rng.normal(size=2), -1, 1).astype(np.float32)
+        observation, reward, terminated, truncated, info = world.step(action)
+        observations.append(observation)
+        actions.append(action)
+        rewards.append(reward)
+        costs.append([info["cost"]])
+    world.close()
+    return Episode(
+        observations=np.array(observations, dtype=np.float32),
+        actions=np.array(actions),
+        rewards=np.array(rewards),
+        costs=np.array(costs, dtype=np.float64),
+        terminated=terminated,
+        truncated=not terminated,
+    )
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    path = tmp_path_factory.mktemp("log") / "log.hdf5"
+    hdf5.write(path, OfflineDataset.of([one_episode(number) for number in range(120)], registry.spec(TASK)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def policies(log, tmp_path_factory):
+    """Trained through the command line's own front door."""
+    from safehold.cli.main import main
+
+    place = tmp_path_factory.mktemp("policies")
+    for words in (("train", "bc", "--steps", 10), ("train", "cdt", "--steps", 10, *SMALL)):
+        out = place / str(words[1])
+        assert main([str(word) for word in (*words, "--data", log, "--out", out, "--quiet")]) == 0
+    return place
+
+
+def test_train_leaves_a_policy_and_refuses_to_train_over_it(safehold, log, policies):
+    manifest = (policies / "bc" / "policy" / "manifest.json").read_bytes()
+    ran = safehold("train", "bc", "--data", log, "--out", policies / "bc")
+    assert ran.code == 2
+    assert "not empty" in ran.err
+    assert "finished" in safehold("train", "bc", "--data", log, "--out", policies / "bc", "--resume").err
+    assert (policies / "bc" / "policy" / "manifest.json").read_bytes() == manifest
+
+
+def test_train_speaks_json_on_standard_output_and_lines_on_standard_error(safehold, log, tmp_path):
+    words = ("train", "bc", "--data", log, "--out", tmp_path / "bc", "--steps", 100, "--json", "--log-format", "json")
+    ran = safehold(*words)
+    assert ran.json["updates"] == 100
+    lines = [json.loads(line) for line in ran.err.splitlines()]
+    assert lines[-1]["done"] == lines[-1]["total"] == 100
+    quiet = safehold("train", "bc", "--data", log, "--out", tmp_path / "again", "--steps", 100, "--json", "--quiet")
+    assert quiet.err == ""
+    assert quiet.json["digest"] == ran.json["digest"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        (("cdt", "--width", 17, "--heads", 2), 2, "heads=2 does not divide width=17"),
+        (("cdt", "--widht", 16), 2, "Did you mean `--width`?"),
+        (("bc", "--learning-rate", "nan"), 2, "--learning-rate nan"),
+        (("bc", "--steps", 0), 2, "--steps 0"),
+        (("bc", "--seed", -1), 2, "--seed -1"),
+        (("bc", "--limits", "cost", "nan"), 2, "finite number"),
+        (("bc", "--limits", "heat", 3), 2, "'heat'"),
+        (("bc", "--limits", "cost", 0, "--data", "nothing.hdf5"), 3, "No such file"),
+        (("bc", "--preset", "smal"), 2, "'small'"),
+        (("bc", "--settings", "nothing.toml"), 2, "nothing.toml"),
+    ],
+)
+def test_impossible_training_is_refused_and_leaves_nothing(safehold, log, tmp_path, words, code, why):
+    data = () if "--data" in words else ("--data", log)
+    ran = safehold("train", words[0], *data, "--out", tmp_path / "out", *words[1:])
+    assert ran.code == code
+    assert why in ran.err
+    assert len(ran.err.splitlines()) <= 10
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('steps = "7"', "valid integer"),
+        ("steps = 7.5", "valid integer"),
+        ("stepz = 7", "Did you mean `steps`?"),
+        ("steps = 7\nsteps = 8", "cannot be read as TOML"),
+        ("learning_rate = nan", "finite number"),
+        ("limits = {cost = -1.0}", "greater than or equal to 0"),
+        ("steps = 010", "cannot be read as TOML"),
+        ("\x00", "cannot be read as TOML"),
+    ],
+)
+def test_impossible_settings_in_a_file_are_refused(safehold, log, tmp_path, text, why):
+    (tmp_path / "settings.toml").write_text(text)
+    ran = safehold("train", "bc", "--data", log, "--out", tmp_path / "out", "--settings", tmp_path / "settings.toml")
+    assert ran.code == 2
+    assert "settings.toml" in ran.err
+    assert why in ran.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_flag_goes_above_the_file_and_the_file_above_the_preset(safehold, log, tmp_path):
+    (tmp_path / "settings.toml").write_text("steps = 7\nbatch_size = 33\nhidden = [8]\n")
+    words = ("--settings", tmp_path / "settings.toml", "--steps", 5, "--batch-size", 512)
+    assert safehold("train", "bc", "--data", log, "--out", tmp_path / "out", *words).code == 0
+    meta = json.loads((tmp_path / "out" / "policy" / "meta.json").read_text())
+    config = json.dumps(meta)
+    # 512 is the class's own default, and still goes above the 33 of the file because it was given
+    assert '"steps": 5' in config
+    assert '"batch_size": 512' in config
+    assert '"hidden": [8]' in config
+    assert '"learning_rate": 0.001' in config
+
+
+def test_evaluate_prints_intervals_and_keeps_the_raw_returns(safehold, policies, tmp_path):
+    words = ("evaluate", policies / "bc" / "policy", "--task", TASK, "--episodes", 6, "--limit", 3)
+    out = tmp_path / "returns.json"
+    ran = safehold(*words, "--out", out)
+    assert ran.code == 0
+    assert "95 %" in ran.out
+    assert "of 6 episodes cost more than 3" in ran.out
+    again = safehold(*words, "--json", "--quiet")
+    assert again.json == json.loads(out.read_text())
+    assert len(again.json["targets"][0]["costs"]) == 6
+    assert safehold(*words, "--out", out).code == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "words", "code", "why"),
+    [
+        ("cdt", (), 2, "give --target with reward, cost"),
+        ("cdt", ("--target", 1), 2, "expected finite"),
+        ("cdt", ("--target", 1, "nan"), 2, "finite number"),
+        ("cdt", ("--target", 1, -3), 2, "costs >= 0"),
+        ("bc", ("--target", 1, 3), 2, "has no dial"),
+        ("bc", ("--task", "toy/Corridor"), 3, "Run it in the environment it was trained for"),
+        ("bc", ("--task", "toy/Pointhazard"), 2, "toy/PointHazard"),
+        ("bc", ("--cost", "heat"), 2, "heat"),
+        ("bc", ("--episodes", 0), 2, "--episodes 0"),
+    ],
+)
+def test_impossible_evaluations_are_refused(safehold, policies, method, words, code, why):
+    task = () if "--task" in words else ("--task", TASK)
+    ran = safehold("evaluate", policies / method / "policy", *task, *words)
+    assert ran.code == code
+    assert why in ran.err
+
+
+def test_a_policy_whose_bytes_changed_is_never_run(safehold, policies, tmp_path):
+    copy = shutil.copytree(policies / "bc" / "policy", tmp_path / "policy")
+    weights = copy / "tensors.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert safehold("evaluate", copy, "--task", TASK).code == 4
+
+
+def test_a_deployment_is_driven_resumed_and_never_mixed(safehold, policies, log, tmp_path):
+    words = ("deploy", "run", "--policy", policies / "cdt" / "policy", "--data", log, "--limit", 5, *DIAL)
+    out = tmp_path / "deployment"
+    ran = safehold(*words, "--out", out)
+    assert ran.code in (0, 6)  # a policy of ten updates may well have nothing to recommend
+    assert ran.out.count("trial-000") >= 1
+    before = safehold("deploy", "export", out).out
+    assert safehold(*words, "--out", out).code == 2
+    resumed = safehold(*words, "--out", out, "--resume")
+    assert resumed.code == ran.code
+    assert safehold("deploy", "export", out).out.startswith(before)
+    assert safehold(*words, "--out", out, "--resume", "--seed", 1).code == 2
+    assert safehold("deploy", "verify", out).code == 0
+    assert safehold("report", out, "--data", log).code == 0
+
+
+def test_another_policy_is_not_driven_through_a_declared_deployment(safehold, policies, log, tmp_path):
+    words = ("deploy", "run", "--data", log, "--limit", 5, *DIAL, "--out", tmp_path / "deployment")
+    safehold(*words, "--policy", policies / "cdt" / "policy")
+    assert safehold("train", "cdt", "--data", log, "--out", tmp_path / "other", "--steps", 1, *SMALL).code == 0
+    ran = safehold(*words, "--policy", tmp_path / "other" / "policy", "--resume")
+    assert ran.code == 4
+    assert "say nothing about another policy" in ran.err
+
+
+def test_a_policy_without_a_dial_is_not_deployed(safehold, policies, log, tmp_path):
+    ran = safehold("deploy", "run", "--policy", policies / "bc" / "policy", "--data", log, "--out", tmp_path / "d")
+    assert ran.code == 2
+    assert "has no dial" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_explore_leaves_snapshots_that_collect_can_log(safehold, tmp_path):
+    size = ("--total-steps", 400, "--environments", 2, "--steps-per-batch", 100, "--snapshots", 2)
+    judged = ("--evaluation-episodes", 1, "--limit", 5)
+    ran = safehold("explore", "--out", tmp_path / "zoo", "--env-id", TASK, *size, *judged, "--json")
+    assert ran.json["snapshots"] == [entry.name for entry in load_zoo(tmp_path / "zoo").policies]
+    assert safehold("explore", "--out", tmp_path / "zoo", "--env-id", TASK, *size).code == 2
+    target = tmp_path / "log.hdf5"
+    collected = safehold("data", "collect", TASK, "--zoo", tmp_path / "zoo", "--episodes", 8, "--out", target)
+    assert collected.code == 0
+    assert len(hdf5.read(target)) == 8
+    assert safehold("data", "collect", TASK, "--zoo", tmp_path / "zoo", "--out", target).code == 2
+
+
+def test_a_task_without_behaviours_is_told_which_have_some(safehold, tmp_path):
+    ran = safehold("data", "collect", TASK, "--out", tmp_path / "x.hdf5")
+    assert ran.code == 2
+    assert "no behaviour policies are shipped" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_never_mixes_with_or_removes_what_is_not_its_own(safehold, tmp_path):
+    (tmp_path / "precious.txt").write_text("mine")
+    for words in ((), ("--overwrite",)):
+        ran = safehold("demo", "--out", tmp_path, *words)
+        assert ran.code == 2
+        assert (tmp_path / "precious.txt").read_text() == "mine"
+        assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+    assert safehold("demo", "--out", tmp_path / "precious.txt", "--overwrite").code == 2
+    ran = safehold("demo", "--deploy.limit", "nan", "--out", tmp_path / "new")
+    assert ran.code == 2
+    assert "--deploy.limit nan" in ran.err
+    assert not (tmp_path / "new").exists()
