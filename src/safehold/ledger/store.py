@@ -125,14 +125,23 @@ class Ledger:
         """A new ledger holding its genesis row and its first events, all of them or none.
 
         Raises:
-            UsageError: if there is one already; a ledger is never overwritten.
+            UsageError: if there is one already (a ledger is never overwritten), or the directory cannot be made.
             ResourceError: if the file system is a network one, where SQLite's locks do not hold.
         """
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"{path.parent}: cannot be made ({error}); choose a directory you may write to") from error
+        _refuse_network_file_system(path.parent)
+        with _turn(path.parent):
+            return Ledger._create(path, first)
+
+    @staticmethod
+    def _create(path: Path, first: Sequence[Event]) -> "Ledger":
+        """The new ledger, while nobody else creates one here."""
         if Ledger.exists(path):
             raise UsageError(f"{path} already holds a run; open it to resume, or choose another directory")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _refuse_network_file_system(path.parent)
-        _write_head(path, Head(-1, _NO_HASH))
+        _replace_head(path, Head(-1, _NO_HASH))
         for suffix in ("", "-journal", "-wal", "-shm"):  # leftovers of an interrupted creation hold no event
             path.with_name(path.name + suffix).unlink(missing_ok=True)
         connection = _connect(path, "rwc")
@@ -148,8 +157,7 @@ class Ledger:
                 last = _chained(last, event)
                 _insert(connection, last)
             connection.execute("COMMIT")
-            _sync_directory(path.parent)
-            _write_head(path, Head(last.seq, last.hash))
+            _replace_head(path, Head(last.seq, last.hash))
         except BaseException:
             connection.close()
             raise
@@ -434,29 +442,35 @@ def _read_head(path: Path) -> Head | None:
 
 def _write_head(path: Path, head: Head) -> None:
     """Replaces the head file if it is behind; writers in several processes take turns."""
+    with _turn(path.parent):
+        current = _read_head(path)
+        if current is None or current.seq < head.seq:
+            _replace_head(path, head)
+
+
+def _replace_head(path: Path, head: Head) -> None:
+    """A new head file in place of the old one, whole or not at all, and the directory's names made durable."""
+    head_path = _head_path(path)
+    partial = head_path.with_suffix(".head.partial")
+    with partial.open("w", encoding="ascii") as file:
+        file.write(canonical(to_plain(head)))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(head_path)
     directory = os.open(path.parent, os.O_RDONLY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
-        current = _read_head(path)
-        if current is not None and current.seq >= head.seq:
-            return
-        head_path = _head_path(path)
-        partial = head_path.with_suffix(".head.partial")
-        with partial.open("w", encoding="ascii") as file:
-            file.write(canonical(to_plain(head)))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(head_path)
         os.fsync(directory)
     finally:
         os.close(directory)
 
 
-def _sync_directory(directory: Path) -> None:
-    """Makes new names in a directory durable."""
+@contextmanager
+def _turn(directory: Path) -> Iterator[None]:
+    """Held by one process at a time; the kernel drops it when that process dies."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 from deploy_toys import LIMIT, answer, declaration, drive, measurement, space, truth, two_limits
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from safehold.core.certificate import TrialState
-from safehold.core.errors import Alarm, Conflict, DataError, Exhausted, NoCertifiedTarget
+from safehold.core.errors import Alarm, Conflict, DataError, Exhausted, NoCertifiedTarget, SafetyHold
 from safehold.core.measurement import Measurement
 from safehold.deploy.declaration import Settings
 from safehold.deploy.optimizer import TargetOptimizer
@@ -346,3 +348,34 @@ def test_constant_zero_cost_does_not_certify_what_was_never_visited():
     points = space().points
     far = (points[:, 0] >= 120) & (points[:, 1] >= 20)
     assert not optimizer.state.verdict().safe[far].any()
+
+
+@given(cost=st.floats(0.0, 60.0), more=st.floats(0.0, 60.0))
+@settings(max_examples=25, deadline=None)
+def test_a_higher_first_cost_never_certifies_more(cost, more):
+    safe = []
+    for told in (cost, cost + more):
+        optimizer = TargetOptimizer(declaration())
+        optimizer.tell(optimizer.ask().id, measurement(40.0, told, spread=0.0))
+        safe.append(optimizer.state.verdict().safe)
+    assert not np.any(safe[1] & ~safe[0])
+
+
+@given(costs=st.lists(st.floats(0.0, 199.0), min_size=1, max_size=6), seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_whatever_is_told_only_bounded_supported_targets_or_seeds_are_handed_out(costs, seed):
+    """Any outcomes at all: every ask is a supported seed target, or under every limit by its own bound."""
+    support = np.random.default_rng(seed).random(81) < 0.7
+    support[space().index((40.0, 0.0))] = True
+    optimizer = TargetOptimizer(declaration(support=support))
+    try:
+        for cost in costs:
+            trial = optimizer.ask()
+            index = space().index(trial.target)
+            assert support[index]
+            upper = optimizer.state.bands["cost"].upper[index]
+            assert upper <= 20.0 or trial.target in optimizer.state.declaration.seed_targets
+            assert not optimizer.state.verdict().revoked[index]
+            optimizer.tell(trial.id, measurement(40.0, cost, spread=0.0))
+    except SafetyHold:
+        assert not optimizer.state.verdict().safe.any() or optimizer.state.alarm is not None

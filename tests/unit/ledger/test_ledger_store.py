@@ -81,6 +81,42 @@ def test_a_ledger_is_never_overwritten(full):
     assert files(full) == before
 
 
+def _try_to_create(path: Path, outcomes) -> None:
+    try:
+        Ledger.create(path, ONE_OF_EACH).close()
+        outcomes.put("created")
+    except UsageError:
+        outcomes.put("refused")
+
+
+def test_of_several_creators_one_succeeds(path):
+    context = multiprocessing.get_context("fork")
+    outcomes = context.Queue()
+    workers = [context.Process(target=_try_to_create, args=(path, outcomes)) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    assert sorted(outcomes.get(timeout=30) for _ in workers) == ["created", "refused", "refused", "refused"]
+    for worker in workers:
+        worker.join()
+    with Ledger.open(path) as ledger:
+        assert len(ledger.read()) == 11
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match="cannot be made"):
+        Ledger.create(tmp_path / "file" / "run" / "ledger.sqlite", [])
+
+
+def test_a_full_disk_writes_nothing_and_says_so(full):
+    with Ledger.open(full) as ledger:
+        pages = ledger._connection.execute("PRAGMA page_count").fetchone()[0]
+        ledger._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(ResourceError, match="full"), ledger.transaction() as turn:
+            turn.append(started({"long": "x" * 100_000}))
+        assert len(ledger.read()) == 11
+
+
 def test_opening_nothing_says_so(path):
     with pytest.raises(UsageError, match="no ledger here"):
         Ledger.open(path)
@@ -223,7 +259,7 @@ def test_a_truncated_wal_is_noticed(full):
 
 def test_a_creation_that_was_interrupted_starts_over(path):
     path.parent.mkdir()
-    store._write_head(path, store.Head(-1, "0" * 64))
+    store._replace_head(path, store.Head(-1, "0" * 64))
     for leftover in (b"", b"SQLite format 3\x00 and half a page"):
         path.write_bytes(leftover)
         assert not Ledger.exists(path)
@@ -233,8 +269,7 @@ def test_a_creation_that_was_interrupted_starts_over(path):
 
 
 def test_a_creation_that_was_interrupted_after_its_commit_is_complete(full):
-    full.with_suffix(".head").unlink()
-    store._write_head(full, store.Head(-1, "0" * 64))
+    store._replace_head(full, store.Head(-1, "0" * 64))
     assert Ledger.exists(full)
     with Ledger.open(full) as ledger:
         assert len(ledger.read()) == 11
