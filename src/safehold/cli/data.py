@@ -19,7 +19,7 @@ from safehold.core.spec import TaskSpec
 from safehold.data import hdf5
 from safehold.data.checks import Audit, audit
 from safehold.data.dataset import OfflineDataset
-from safehold.data.layouts import read_any, write_dsrl
+from safehold.data.layouts import read_any, read_with_findings, write_dsrl
 from safehold.data.summary import Summary, summarise
 
 
@@ -238,7 +238,7 @@ def _draw(arguments: CheckArguments, found: Audit) -> None:
     """The plane of returns; the file is read again and must still be the one that was judged."""
     from safehold.report.figures import data_plane, palette
 
-    dataset = read_any(arguments.file, spec=_spec(arguments.task))
+    dataset = read_with_findings(arguments.file, spec=_spec(arguments.task)).dataset  # the findings were printed
     if dataset.digest != found.digest:
         raise IntegrityError(f"{arguments.file} changed while it was checked; check it again")
     spec = dataset.spec
@@ -250,6 +250,7 @@ def _draw(arguments: CheckArguments, found: Audit) -> None:
         cost_name=name,
         cost_unit=spec.cost_units[column],
         limit=arguments.limit,
+        terminated=dataset.terminated,
     )
     assert arguments.picture is not None
     palette.save(data_plane.draw(view), arguments.picture)

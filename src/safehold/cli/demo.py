@@ -14,7 +14,7 @@ from safehold.cli.threads import one_torch_thread
 from safehold.ledger.encoding import to_plain
 from safehold.report.figures.certificate import SIGNS
 from safehold.report.premises import premises
-from safehold.report.run import RunView, read_run
+from safehold.report.run import RunView, deployment_in, read_run
 from safehold.report.run_page import next_commands, verdict
 from safehold.workflows.road import REPORT, RoadConfig, finished, run_road, verify_road
 
@@ -58,7 +58,10 @@ def print_verdict(view: RunView, output: Output) -> None:
             "",
             *(f"{SIGNS[p.standing][0]} {p.id}: {p.text} ({SIGNS[p.standing][2]})" for p in premises(view.state)),
         ]
-    lines += ["", f"Report: {view.directory / REPORT}", f"Ledger: {view.directory / 'deployment' / 'ledger.sqlite'}"]
+    lines += ["", f"Report: {view.directory / REPORT}"]
+    deployment = deployment_in(view.directory)
+    if deployment is not None:
+        lines.append(f"Ledger: {deployment.ledger_path}")
     output.box(words[said.standing], lines, styles[said.standing])
     output.say("Next:")
     for command in next_commands(view):

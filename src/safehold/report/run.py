@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from safehold.core.errors import DataError, UsageError
 from safehold.core.target import Target
@@ -40,6 +40,7 @@ class LoggedReturns:
 
     rewards: Float[np.ndarray, "E"]
     costs: Mapping[str, Float[np.ndarray, "E"]]
+    terminated: Bool[np.ndarray, "E"]
     units: Mapping[str, str]
     env_id: str
     digest: str
@@ -192,6 +193,7 @@ def _logged(directory: Path, episodes: Path | None) -> LoggedReturns | None:
     return LoggedReturns(
         rewards=dataset.reward_returns,
         costs={name: dataset.cost_returns[:, column] for column, name in enumerate(names)},
+        terminated=dataset.terminated,
         units=dict(zip(names, dataset.spec.cost_units, strict=True)),
         env_id=dataset.spec.env_id,
         digest=dataset.digest,

@@ -243,9 +243,13 @@ def _data(run: RunView) -> list[Section]:
         cost_name=name,
         cost_unit=run.unit(name),
         limit=_limit_value(run),
+        terminated=run.logged.terminated,
         outcomes=outcomes,
     )
-    caption = "Each dot is a logged episode; the staircase is the best reward at that cost or less."
+    caption = (
+        "Each dot is a logged episode, hollow where the task itself ended it: such returns may be small for that "
+        "reason alone. The staircase is the best reward at that cost or less."
+    )
     return [Section(title="The data", pictures=(Picture("data", data_plane.draw(view), caption),))]
 
 

@@ -53,6 +53,13 @@ def test_data_plane_draws_any_number_of_episodes(episodes, limit):
     assert f"{episodes} episode" in text
 
 
+def test_episodes_that_the_task_ended_are_told_apart():
+    ended = np.array([True, False, True])
+    text = rendered(data_plane.draw(data_plane.info(np.arange(3.0), np.arange(3.0), terminated=ended)))
+    assert "2 episodes that the task itself ended" in text
+    assert "1 episode that the clock ended" in text
+
+
 # asked_obtained
 
 

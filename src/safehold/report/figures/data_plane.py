@@ -34,11 +34,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataPlane:
-    """Returns of E episodes; `frontier` marks those that no cheaper or equally cheap episode out-earns."""
+    """Returns of E episodes; `frontier` marks those that no cheaper or equally cheap episode out-earns.
+
+    `terminated`: the task itself ended the episode. Its returns may be small for that reason alone, so that failure
+    looks like safety; such episodes are drawn hollow.
+    """
 
     costs: Float[np.ndarray, "E"]
     rewards: Float[np.ndarray, "E"]
     frontier: Bool[np.ndarray, "E"]
+    terminated: Bool[np.ndarray, "E"]
     cost_name: str
     cost_unit: str
     limit: float | None
@@ -59,6 +64,7 @@ def info(
     cost_name: str = "cost",
     cost_unit: str = "cost units",
     limit: float | None = None,
+    terminated: Bool[np.ndarray, "E"] | None = None,
     outcomes: tuple[Outcome, ...] = (),
 ) -> DataPlane:
     """The returns of a dataset's episodes, in cost units and reward units per episode."""
@@ -68,6 +74,7 @@ def info(
         costs=costs,
         rewards=rewards,
         frontier=best,
+        terminated=np.zeros(len(costs), dtype=np.bool_) if terminated is None else terminated,
         cost_name=inert(cost_name, 40),
         cost_unit=inert(cost_unit, 60),
         limit=limit,
@@ -84,18 +91,7 @@ def draw(view: DataPlane) -> Figure:
     """A scatter of the episodes, the frontier as a staircase, the limit, and the targets that were run."""
     with house_style():
         figure, (ax,) = new_figure(6.4, 4.0)
-        count = len(view.costs)
-        thick = count > THICK_SCATTER  # opaque then: blended colours would not compress
-        ax.scatter(
-            view.costs,
-            view.rewards,
-            s=6 if thick else 14,
-            color="#9aa5b1" if thick else DATA,
-            alpha=None if thick else 0.6,
-            linewidths=0,
-            rasterized=thick,
-            label=f"{count} episode{'' if count == 1 else 's'} in the data",
-        )
+        _cloud(ax, view)
         on_limit = [] if view.limit is None else [view.limit]
         ax.set_xlim(*span([*view.costs.tolist(), *on_limit, *(o.cost.estimate for o in view.outcomes)]))
         ax.set_ylim(*span([*view.rewards.tolist(), *(o.reward.estimate for o in view.outcomes)]))
@@ -115,6 +111,28 @@ def draw(view: DataPlane) -> Figure:
         ax.set_title("What the data contain")
         figure.legend(loc="outside lower center", ncols=2)
         return figure
+
+
+def _cloud(ax: Axes, view: DataPlane) -> None:
+    """The episodes: filled if the clock ended them, hollow if the task did."""
+    thick = len(view.costs) > THICK_SCATTER  # opaque then: blended colours would not compress
+    colour = "#9aa5b1" if thick else DATA
+    clock, task = np.flatnonzero(~view.terminated), np.flatnonzero(view.terminated)
+    whole = " that the clock ended" if len(task) else ""
+    for which, face, words in ((clock, colour, whole), (task, "none", " that the task itself ended")):
+        hollow = face == "none"
+        if len(which) or not (hollow or len(task)):
+            ax.scatter(
+                view.costs[which],
+                view.rewards[which],
+                s=6 if thick else 16,
+                facecolors=face,
+                edgecolors=colour if hollow else "none",
+                linewidths=0.6 if hollow else 0.0,
+                alpha=None if thick or hollow else 0.6,
+                rasterized=thick,
+                label=f"{len(which)} episode{'' if len(which) == 1 else 's'}{words}",
+            )
 
 
 def _point(ax: Axes, shown: Outcome) -> None:
