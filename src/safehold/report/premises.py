@@ -15,7 +15,7 @@ def premises(state: State) -> tuple[Premise, ...]:
 
 def _premise(state: State, name: str) -> Premise:
     """One premise; an id that this release does not know is trusted, in the words of docs/guarantees.md alone."""
-    text, standing = _KNOWN.get(name, ("see docs/guarantees.md", _trusted))
+    text, standing = EXPLAINED.get(name, ("see docs/guarantees.md", _trusted))
     return Premise(id=name, text=text, standing=standing(state))
 
 
@@ -47,7 +47,7 @@ def _seeds(state: State) -> Standing:
     return "broken" if bool((state.contradicted() & state.declaration.seeds).any()) else "trusted"
 
 
-_KNOWN: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyType(
+EXPLAINED: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyType(
     {
         "A1-prior": ("the expected costs are drawn from the declared prior, hyper-parameters fixed in advance", _prior),
         "A2-noise": ("episode returns scatter about their mean with at most the declared variance", _trusted),

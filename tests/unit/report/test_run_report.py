@@ -1,5 +1,6 @@
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,9 +8,10 @@ from small_runs import LIMIT, declaration, deploy, evaluate, log, measure, whole
 
 from safehold.core.errors import DataError, IntegrityError, UsageError
 from safehold.core.measurement import Measurement
+from safehold.deploy.choose import PREMISES, SEED_PREMISES
 from safehold.deploy.optimizer import Deployment
 from safehold.report import tables
-from safehold.report.premises import premises
+from safehold.report.premises import EXPLAINED, premises
 from safehold.report.run import read_run
 from safehold.report.run_page import certificate_info, run_page, verdict
 from safehold.report.words import over_limit, percent, target_text
@@ -238,3 +240,10 @@ def test_words_of_targets_and_shares():
     assert over_limit([1.0, 2.0, np.nan, 3.0], 2.0) == 2
     assert percent(0.1234) == "12.3 %"
     assert percent(float("nan")) == "-"
+
+
+def test_every_premise_that_a_certificate_can_name_is_explained_here_and_in_the_guarantees():
+    named = [*PREMISES, *SEED_PREMISES.values()]
+    guarantees = (Path(__file__).parents[3] / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    assert sorted(EXPLAINED) == sorted(named)
+    assert all(name in guarantees for name in named)
