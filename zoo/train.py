@@ -10,7 +10,6 @@ import argparse
 import csv
 import logging
 import platform
-import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -70,7 +69,7 @@ def main() -> None:
         env_id=ENV_ID,
         policies=[snapshot for exploration in explorations for snapshot in exploration.snapshots],
         provenance={
-            "command": " ".join(["python", "zoo/train.py", *sys.argv[1:]]),
+            "command": f"python zoo/train.py OUT --steps {arguments.steps} --seconds {arguments.seconds:g}",
             "configs": {exploration.config.name: exploration.config.to_json() for exploration in explorations},
             "versions": {
                 "python": platform.python_version(),

@@ -6,14 +6,16 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from safehold import __version__
 from safehold.core.errors import UsageError
 from safehold.core.policy import Policy
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
 from safehold.envs import registry
-from safehold.learn.behaviours import NoiseSpread
-from safehold.learn.online.zoo import Zoo, load_zoo
+from safehold.learn.behaviours import NoiseSpread, Switch
+from safehold.learn.online.zoo import Zoo, ZooPolicy, load_zoo
 from safehold.rollout.episodes import Job, rollouts
 
 ZOO = Path(__file__).parent / "zoo"
@@ -23,8 +25,14 @@ EPISODES = 650
 """Episodes of a log, unless asked otherwise."""
 LARGEST_NOISE = 0.3
 """Noise of a behaviour: for each episode uniform from none to this standard deviation, in action units."""
-SWITCHING_SHARE = 0.2
-"""Share of the episodes in which a careful policy follows a reckless one."""
+CAREFUL_COST, RECKLESS_COST = 20.0, 500.0
+"""A snapshot is careful up to the one mean cost return, and reckless from the other on, both without noise."""
+N_RECKLESS = 3
+"""Reckless snapshots that careful ones hand over to, evenly spread over what they earn."""
+SWITCHING_NOISE = 0.1
+"""As LARGEST_NOISE, for behaviours that switch."""
+EARLIEST_SWITCH = 0.7
+"""Share of the horizon before which no behaviour switches: the cost of an episode is spread from 0 to the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +111,49 @@ def collect(
 
 
 def plan(zoo: Zoo) -> tuple[Behaviour, ...]:
-    """Every policy of the zoo with spread noise; then careful ones that follow a reckless start."""
+    """Every policy of the zoo with spread noise; then careful ones that end in a reckless sprint.
+
+    The sprints give what no single policy of the zoo does, because it cannot see the clock: more reward for more
+    cost, at every cost. Each run's best careful snapshot is paired with each of a few reckless ones.
+    """
     single = [Behaviour(entry.name, NoiseSpread(entry.policy, LARGEST_NOISE)) for entry in zoo.policies]
-    return tuple(single)
+    horizon = registry.spec(zoo.env_id).horizon
+    sprints = [
+        Behaviour(
+            f"{careful.name}>{reckless.name}",
+            Switch(
+                NoiseSpread(careful.policy, SWITCHING_NOISE),
+                NoiseSpread(reckless.policy, SWITCHING_NOISE),
+                round(EARLIEST_SWITCH * horizon),
+                horizon,
+            ),
+        )
+        for careful in _careful(zoo.policies)
+        for reckless in _reckless(zoo.policies)
+    ]
+    return (*single, *sprints)
+
+
+def _careful(entries: Sequence[ZooPolicy]) -> list[ZooPolicy]:
+    """Of each run, the snapshot that earns most within CAREFUL_COST; of one that has none, nothing."""
+    best: dict[str, ZooPolicy] = {}
+    for entry in entries:
+        quiet = entry.evaluations[0]
+        if quiet.cost <= CAREFUL_COST and not (
+            entry.run in best and best[entry.run].evaluations[0].reward >= quiet.reward
+        ):
+            best[entry.run] = entry
+    return list(best.values())
+
+
+def _reckless(entries: Sequence[ZooPolicy]) -> list[ZooPolicy]:
+    """N_RECKLESS of the snapshots above RECKLESS_COST, evenly spread over the order of what they earn."""
+    ordered = sorted(
+        (entry for entry in entries if entry.evaluations[0].cost >= RECKLESS_COST),
+        key=lambda entry: (entry.evaluations[0].reward, entry.name),
+    )
+    places = np.linspace(0, len(ordered) - 1, num=min(N_RECKLESS, len(ordered))).round().astype(int)
+    return [ordered[place] for place in places]
 
 
 def _provenance(zoo: Zoo, behaviours: Sequence[Behaviour], seed: int) -> dict[str, Any]:
@@ -115,5 +163,7 @@ def _provenance(zoo: Zoo, behaviours: Sequence[Behaviour], seed: int) -> dict[st
         "zoo": zoo.digest,
         "seed": seed,
         "largest_noise": LARGEST_NOISE,
+        "switching_noise": SWITCHING_NOISE,
+        "earliest_switch": EARLIEST_SWITCH,
         "behaviours": [behaviour.name for behaviour in behaviours],
     }

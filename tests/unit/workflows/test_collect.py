@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+
+from safehold.core.errors import UsageError
+from safehold.learn.online.ppo_lag import PPOLagConfig
+from safehold.learn.online.zoo import Zoo
+from safehold.workflows.collect import collect, packaged_zoo, plan
+from safehold.workflows.explore import ExploreConfig, evaluate, explore
+
+
+@pytest.fixture(scope="module")
+def zoo() -> Zoo:
+    config = ExploreConfig(
+        env_id="toy/PointHazard",
+        total_steps=4096,
+        environments=8,
+        steps_per_batch=128,
+        snapshots=4,
+        evaluation_episodes=1,
+        method=PPOLagConfig(hidden=(8,)),
+    )
+    return Zoo(env_id="toy/PointHazard", policies=explore(config).snapshots, provenance={}, digest="0" * 64)
+
+
+def test_the_log_does_not_depend_on_the_number_of_workers(zoo):
+    alone = collect("toy/PointHazard", seed=1, episodes=20, zoo=zoo)
+    together = collect("toy/PointHazard", seed=1, episodes=20, zoo=zoo, workers=2)
+    assert alone.digest == together.digest
+    assert collect("toy/PointHazard", seed=2, episodes=20, zoo=zoo).digest != alone.digest
+
+
+def test_every_behaviour_acts_and_the_log_says_which(zoo):
+    progress: list[tuple[int, int]] = []
+    log = collect(
+        "toy/PointHazard", seed=1, episodes=21, zoo=zoo, on_progress=lambda done, total: progress.append((done, total))
+    )
+    names = [behaviour.name for behaviour in plan(zoo)]
+    assert log.provenance["behaviours"] == names
+    assert log.provenance["zoo"] == zoo.digest
+    assert log.group is not None
+    counts = np.bincount(log.group)
+    assert len(counts) == len(names)
+    assert counts.sum() == 21
+    assert counts.max() - counts.min() <= 1
+    assert progress == [(done, 21) for done in range(1, 22)]
+
+
+def test_fewer_episodes_than_behaviours_are_refused(zoo):
+    with pytest.raises(UsageError, match="each acts at least once"):
+        collect("toy/PointHazard", seed=1, episodes=3, zoo=zoo)
+
+
+def test_a_zoo_of_another_world_is_refused(zoo):
+    with pytest.raises(UsageError, match=r"trained in 'toy/PointHazard', not in 'toy/Corridor'"):
+        collect("toy/Corridor", seed=1, zoo=zoo)
+
+
+def test_a_world_without_a_zoo_is_refused_and_those_with_one_are_named():
+    with pytest.raises(UsageError, match=r"for 'toy/Corridor', only for: HalfCheetahVelocity"):
+        packaged_zoo("toy/Corridor")
+
+
+def test_the_shipped_zoo_spans_the_benchmark():
+    zoo = packaged_zoo("HalfCheetahVelocity")
+    quiet = [entry.evaluations[0] for entry in zoo.policies]
+    assert max(judged.reward for judged in quiet if judged.cost <= 20) > 2700
+    assert max(judged.reward for judged in quiet) > 3500
+    assert max(judged.cost for judged in quiet) > 250
+    assert len(zoo.policies) == 110
+    assert len(plan(zoo)) == 110 + 15
+
+
+def test_a_shipped_policy_still_earns_what_its_record_says():
+    pytest.importorskip("mujoco")
+    entries = packaged_zoo("HalfCheetahVelocity").policies
+    best = max(entries, key=lambda entry: entry.evaluations[0].reward if entry.evaluations[0].cost <= 20 else 0.0)
+    recorded = best.evaluations[0]
+    again = evaluate("HalfCheetahVelocity", best.policy.with_noise(0.0), range(5), rng_seed=0)
+    assert again.reward == pytest.approx(recorded.reward, abs=100.0)
+    assert again.cost <= 20.0
+
+
+@pytest.mark.slow
+def test_careful_policies_end_in_sprints():
+    pytest.importorskip("mujoco")
+    log = collect("HalfCheetahVelocity", seed=3, episodes=125, workers=2)
+    assert log.group is not None
+    sprints = log.group >= 110
+    costs, rewards = log.cost_returns[sprints, 0], log.reward_returns[sprints]
+    assert costs.min() < 60
+    assert 150 < costs.max() <= 330  # the sprint is the last 30 % of the horizon at most
+    assert np.corrcoef(costs, rewards)[0, 1] > 0.2
