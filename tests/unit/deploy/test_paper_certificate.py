@@ -147,3 +147,26 @@ def test_a_seed_target_that_was_measured_above_the_limit_is_revoked(cost):
     assert optimizer.state.verdict().revoked[index]
     assert not optimizer.state.verdict().safe[index]
     assert trial.target in optimizer.status().revoked
+
+
+def test_bands_are_the_running_intersection_of_the_theorem():
+    """Lambda_N from its definition: posterior by the textbook formula, alpha by the printed one, at every round."""
+    optimizer = TargetOptimizer(declaration())
+    declared = optimizer.state.declaration
+    points, prior = declared.space.points, declared.prior.costs["cost"]
+    for _ in range(6):
+        trial = optimizer.ask()
+        optimizer.tell(trial.id, measurement(trial.target[0], 0.6 * trial.target[1] + 3.0))
+    indices = np.array([asked.index for asked in optimizer.state.asked.values()])
+    means = np.array([told.measurement.mean_cost("cost") for told in optimizer.state.told.values()])
+    lower, upper = np.zeros(len(points)), np.full(len(points), 200.0)
+    for n in range(7):
+        x = points[indices[:n]]
+        cross = prior.kernel(points, x) @ np.linalg.inv(prior.kernel(x, x) + np.eye(n) * 10.0**2 / 20)
+        mean = prior.mean + cross @ (means[:n] - prior.mean[indices[:n]])
+        sd = np.sqrt(prior.kernel.diagonal(points) - np.sum(cross * prior.kernel(points, x), axis=1))
+        width = np.sqrt(2 * np.log(len(points) * (n + 1) ** 2 * np.pi**2 / (6 * 0.1))) * sd
+        lower, upper = np.maximum(lower, mean - width), np.minimum(upper, mean + width)
+    band = optimizer.state.bands["cost"]
+    np.testing.assert_allclose(band.lower, lower, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(band.upper, upper, rtol=1e-8, atol=1e-8)

@@ -247,6 +247,24 @@ def test_failed_episodes_never_certify_more_than_clean_ones(failed):
     assert safe[1].sum() < safe[0].sum()
 
 
+def test_a_failed_episode_is_believed_to_have_been_costly():
+    means = []
+    for outcome in (broken(failed=0), broken(failed=1)):
+        optimizer = TargetOptimizer(declaration())
+        trial = optimizer.ask()
+        optimizer.tell(trial.id, outcome)
+        means.append(optimizer.state.costs["cost"].process.mean[space().index(trial.target)])
+    assert means[1] > means[0]
+
+
+def test_a_failed_episode_is_a_violation_however_small_its_recorded_cost():
+    optimizer = TargetOptimizer(declaration())
+    trial = optimizer.ask()
+    cut_short = Measurement(rewards=np.full(4, 1.0), costs={"cost": np.zeros(4)}, failed=np.arange(4) == 3)
+    optimizer.tell(trial.id, cut_short)
+    assert trial.target in optimizer.status().revoked
+
+
 def test_a_failed_batch_says_nothing_about_noise():
     optimizer = TargetOptimizer(declaration())
     optimizer.tell(optimizer.ask().id, broken(failed=2))
@@ -302,6 +320,15 @@ def test_nothing_is_recommended_on_a_premise_alone():
     with pytest.raises(NoCertifiedTarget, match="none of the 0 told targets"):
         optimizer.recommend()
     assert optimizer.status().recommendation is None
+
+
+def test_a_seed_target_that_was_told_too_little_is_asked_but_not_recommended():
+    optimizer = TargetOptimizer(declaration(episode_sd={"cost": 200.0}))
+    trial = optimizer.ask()
+    optimizer.tell(trial.id, measurement(40.0, 1.0, spread=0.5))
+    assert optimizer.state.verdict().safe[space().index(trial.target)]
+    with pytest.raises(NoCertifiedTarget, match="none of the 1 told targets"):
+        optimizer.recommend()
 
 
 def test_the_recommendation_was_told_and_is_under_every_limit():
