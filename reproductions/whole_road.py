@@ -31,6 +31,8 @@ MEASURES = (
     ("bc_safe_cost_return", "BC-safe: cost"),
     ("dial_cost_rank_correlation", "dial: rank correlation of cost"),
     ("dial_reward_rank_correlation", "dial: rank correlation of reward"),
+    ("near_dial_cost_rank_correlation", "deployment's part of the dial: rank correlation of cost"),
+    ("near_dial_reward_rank_correlation", "deployment's part of the dial: rank correlation of reward"),
 )
 
 

@@ -1,46 +1,37 @@
-"""Selects the snapshots that are shipped: those that together cover the plane of reward and cost returns best.
+"""Chooses the snapshots that are shipped.
 
-    python zoo/choose.py RUNS OUT [--count 110]
+    python zoo/choose.py RUNS OUT
 
-RUNS is what zoo/train.py left (OUT/runs there). Greedy: begins with the snapshots of the largest reward return, at a
-mean cost within 20 and at any, then adds the one that is farthest from all that were chosen, by the mean returns of
-its episodes with noise and without. Costs count by their square roots: low limits want close cover.
+RUNS is what zoo/train.py left (OUT/runs there). Kept are the careful run (RELAY_LIMIT of workflows/collect.py) and the
+reckless one (no limit) whole, and the last LAST snapshots of every other run of the same seed: snapshots of one seed
+share their first steps and move alike, those of another seed do not. Left out are snapshots that an earlier one
+equals (until the first cost, runs of one seed are the same) and, of the careful and the reckless run, those that are
+neither careful nor reckless, from before the limit was felt.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from safehold.learn.online.zoo import ZooPolicy, load_zoo, save_zoo
+from safehold.workflows.collect import CAREFUL_COST, RECKLESS_COST, RELAY_LIMIT
 
-LIMIT = 20.0
-"""The limit of the benchmark, in cost units per episode."""
-REWARD_UNIT = 100.0
-"""Rewards that differ by this are as far apart as costs whose square roots differ by 1."""
-LARGEST_REWARD, LARGEST_COST = 4_000.0, 300.0
-"""Returns above these count as these: what is reckless far beyond the benchmark's limits needs less cover."""
-
-
-def place(entry: ZooPolicy) -> np.ndarray:
-    """Where a snapshot lies in the plane, without and with its own noise."""
-    rows = [
-        (min(judged.reward, LARGEST_REWARD) / REWARD_UNIT, np.sqrt(min(judged.cost, LARGEST_COST)))
-        for judged in entry.evaluations
-    ]
-    return np.array(rows).ravel()
+LAST = 3
+SEED = 0
+RECKLESS_STEPS = 1_600_000
+"""Reckless snapshots later than this cost the same and only earn more, far from any limit."""
 
 
-def select(entries: tuple[ZooPolicy, ...], count: int) -> list[int]:
-    """Numbers of the chosen snapshots, in the order of the runs."""
-    places = np.array([place(entry) for entry in entries])
-    within = [entry.evaluations[0].reward if entry.evaluations[0].cost <= LIMIT else -np.inf for entry in entries]
-    chosen = [int(np.argmax(within)), int(np.argmax([entry.evaluations[0].reward for entry in entries]))]
-    distance = np.min([np.linalg.norm(places - places[number], axis=1) for number in chosen], axis=0)
-    while len(chosen) < min(count, len(entries)):
-        chosen.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, np.linalg.norm(places - places[chosen[-1]], axis=1))
-    return sorted(chosen)
+def kept(entry: ZooPolicy, run: Sequence[ZooPolicy]) -> bool:
+    """Whether a snapshot of this run is shipped."""
+    if entry.seed != SEED:
+        return False
+    cost = entry.evaluations[0].cost
+    if entry.limit == RELAY_LIMIT:
+        return cost <= CAREFUL_COST and entry.evaluations[0].reward_sd < 50.0
+    if entry.limit is None:
+        return cost >= RECKLESS_COST and entry.step <= RECKLESS_STEPS
+    return entry in run[-LAST:]
 
 
 def main() -> None:
@@ -48,11 +39,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--count", type=int, default=110, help="snapshots to ship")
     arguments = parser.parse_args()
     zoo = load_zoo(arguments.runs)
-    chosen = [zoo.policies[number] for number in select(zoo.policies, arguments.count)]
-    provenance = {**zoo.provenance, "selected": f"{len(chosen)} of {len(zoo.policies)} by zoo/choose.py"}
+    runs: dict[str, list[ZooPolicy]] = {}
+    for entry in zoo.policies:
+        runs.setdefault(entry.run, []).append(entry)
+    chosen = [entry for run in runs.values() for entry in sorted(run, key=lambda e: e.step) if kept(entry, run)]
+    provenance = {**zoo.provenance, "chosen": f"{len(chosen)} of {len(zoo.policies)} snapshots by zoo/choose.py"}
+    provenance["command"] = "python zoo/train.py OUT"
     save_zoo(arguments.out, env_id=zoo.env_id, policies=chosen, provenance=provenance)
 
 

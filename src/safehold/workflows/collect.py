@@ -21,18 +21,20 @@ from safehold.rollout.episodes import Job, rollouts
 ZOO = Path(__file__).parent / "zoo"
 """One zoo for each environment that has one, shipped with the package."""
 
-EPISODES = 650
+EPISODES = 640
 """Episodes of a log, unless asked otherwise."""
-LARGEST_NOISE = 0.3
+LARGEST_NOISE = 0.04
 """Noise of a behaviour: for each episode uniform from none to this standard deviation, in action units."""
+RELAYS = 110
+"""Behaviours in which policies take turns."""
+RELAY_LIMIT = 20.0
+"""Policies that take turns come from the run under this limit: snapshots of one run move alike."""
 CAREFUL_COST, RECKLESS_COST = 20.0, 500.0
 """A snapshot is careful up to the one mean cost return, and reckless from the other on, both without noise."""
-N_RECKLESS = 3
-"""Reckless snapshots that careful ones hand over to, evenly spread over what they earn."""
-SWITCHING_NOISE = 0.1
-"""As LARGEST_NOISE, for behaviours that switch."""
-EARLIEST_SWITCH = 0.7
-"""Share of the horizon before which no behaviour switches: the cost of an episode is spread from 0 to the rest."""
+SLOW_SHARE, SPRINT_SHARE = 0.35, 0.65
+"""Share of relays that begin with the slowest careful snapshot, and of those that end in a reckless sprint."""
+TURN, SPRINT = 0.7, 0.7
+"""The second policy takes over at a step drawn from the first 70 % of the episode, a sprint begins in the last 30 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,14 +83,14 @@ def collect(
     zoo = packaged_zoo(env_id) if zoo is None else zoo
     if zoo.env_id != env_id:
         raise UsageError(f"this zoo was trained in {zoo.env_id!r}, not in {env_id!r}")
-    behaviours = plan(zoo)
+    streams = Streams(seed)
+    behaviours = plan(zoo, streams["plan"])
     if episodes < len(behaviours):
         raise UsageError(
             f"{episodes} episodes are asked for, but the zoo has {len(behaviours)} behaviours, and each acts at least "
             "once"
         )
     counts = [len(range(i, episodes, len(behaviours))) for i in range(len(behaviours))]
-    streams = Streams(seed)
     jobs = [
         Job(behaviour.policy, streams.episode_seeds("episodes", end - count, count))
         for behaviour, count, end in zip(behaviours, counts, accumulate(counts), strict=True)
@@ -110,50 +112,37 @@ def collect(
     )
 
 
-def plan(zoo: Zoo) -> tuple[Behaviour, ...]:
-    """Every policy of the zoo with spread noise; then careful ones that end in a reckless sprint.
+def plan(zoo: Zoo, rng: np.random.Generator) -> tuple[Behaviour, ...]:
+    """Every policy of the zoo alone, and relays: a slower policy, then a faster one, then perhaps a sprint.
 
-    The sprints give what no single policy of the zoo does, because it cannot see the clock: more reward for more
-    cost, at every cost. Each run's best careful snapshot is paired with each of a few reckless ones.
+    No policy of the zoo sees the clock, so alone each gives one point of the plane of returns. Policies that take
+    turns give every mixture of their returns, and what a to-go value has to say is then when to change.
     """
     single = [Behaviour(entry.name, NoiseSpread(entry.policy, LARGEST_NOISE)) for entry in zoo.policies]
-    horizon = registry.spec(zoo.env_id).horizon
-    sprints = [
-        Behaviour(
-            f"{careful.name}>{reckless.name}",
-            Switch(
-                NoiseSpread(careful.policy, SWITCHING_NOISE),
-                NoiseSpread(reckless.policy, SWITCHING_NOISE),
-                round(EARLIEST_SWITCH * horizon),
-                horizon,
-            ),
-        )
-        for careful in _careful(zoo.policies)
-        for reckless in _reckless(zoo.policies)
-    ]
-    return (*single, *sprints)
-
-
-def _careful(entries: Sequence[ZooPolicy]) -> list[ZooPolicy]:
-    """Of each run, the snapshot that earns most within CAREFUL_COST; of one that has none, nothing."""
-    best: dict[str, ZooPolicy] = {}
-    for entry in entries:
-        quiet = entry.evaluations[0]
-        if quiet.cost <= CAREFUL_COST and not (
-            entry.run in best and best[entry.run].evaluations[0].reward >= quiet.reward
-        ):
-            best[entry.run] = entry
-    return list(best.values())
-
-
-def _reckless(entries: Sequence[ZooPolicy]) -> list[ZooPolicy]:
-    """N_RECKLESS of the snapshots above RECKLESS_COST, evenly spread over the order of what they earn."""
-    ordered = sorted(
-        (entry for entry in entries if entry.evaluations[0].cost >= RECKLESS_COST),
-        key=lambda entry: (entry.evaluations[0].reward, entry.name),
+    careful = sorted(
+        (e for e in zoo.policies if e.limit == RELAY_LIMIT and e.evaluations[0].cost <= CAREFUL_COST),
+        key=lambda entry: entry.step,
     )
-    places = np.linspace(0, len(ordered) - 1, num=min(N_RECKLESS, len(ordered))).round().astype(int)
-    return [ordered[place] for place in places]
+    reckless = [e for e in zoo.policies if e.limit is None and e.evaluations[0].cost >= RECKLESS_COST]
+    if len(careful) < 2:
+        return tuple(single)
+    return (*single, *(_relay(careful, reckless, registry.spec(zoo.env_id).horizon, rng) for _ in range(RELAYS)))
+
+
+def _relay(
+    careful: Sequence[ZooPolicy], reckless: Sequence[ZooPolicy], horizon: int, rng: np.random.Generator
+) -> Behaviour:
+    """One relay; who runs is drawn here, when they change is drawn for each episode."""
+    half = max(1, len(careful) // 2)
+    first = careful[0] if rng.random() < SLOW_SHARE else careful[int(rng.integers(half))]
+    second = careful[int(rng.integers(half // 2, len(careful)))]
+    noisy = [NoiseSpread(entry.policy, LARGEST_NOISE) for entry in (first, second)]
+    relay = Behaviour(f"{first.name}>{second.name}", Switch(noisy[0], noisy[1], 0, round(TURN * horizon)))
+    if not reckless or rng.random() >= SPRINT_SHARE:
+        return relay
+    sprint = reckless[int(rng.integers(len(reckless)))]
+    fast = NoiseSpread(sprint.policy, LARGEST_NOISE)
+    return Behaviour(f"{relay.name}>{sprint.name}", Switch(relay.policy, fast, round(SPRINT * horizon), horizon))
 
 
 def _provenance(zoo: Zoo, behaviours: Sequence[Behaviour], seed: int) -> dict[str, Any]:
@@ -163,7 +152,5 @@ def _provenance(zoo: Zoo, behaviours: Sequence[Behaviour], seed: int) -> dict[st
         "zoo": zoo.digest,
         "seed": seed,
         "largest_noise": LARGEST_NOISE,
-        "switching_noise": SWITCHING_NOISE,
-        "earliest_switch": EARLIEST_SWITCH,
         "behaviours": [behaviour.name for behaviour in behaviours],
     }

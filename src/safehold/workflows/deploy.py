@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from safehold.core.certificate import Trial
@@ -57,9 +58,9 @@ class DeployConfig(Config):
     """Declared floor of the standard deviation of one episode's cost, as a share of the limit."""
     seed_cost: float = Field(default=0.25, gt=0.0, lt=1.0)
     """Seed targets ask for at most this share of the limit ..."""
-    seed_low: PositiveFloat = 0.7
+    seed_low: PositiveFloat = 0.8
     """... and for a reward from this share ..."""
-    seed_high: PositiveFloat = 0.8
+    seed_high: PositiveFloat = 0.9
     """... to this share of the best reward logged at such costs."""
 
 
@@ -93,19 +94,13 @@ def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
     rewards, costs = dataset.reward_returns, dataset.cost_returns[:, 0]
     rule = SeedRule(cost_share=config.seed_cost, low=config.seed_low, high=config.seed_high)
     space = _space(rewards, costs, name, config)
-    supported = support(
-        dataset,
-        space.points,
-        config.support_reward * float(np.ptp(rewards)),
-        config.support_cost * limit.value,
-        config.support_minimum,
-    )
-    seeds = from_returns(space, (limit,), supported, rewards, {name: costs}, rule)
+    known = supported(dataset, space.points, config)
+    seeds = from_returns(space, (limit,), known, rewards, {name: costs}, rule)
     spans = {axis: float(values[-1] - values[0]) for axis, values in space.axes.items()}
     prior = Prior.asked(
         space,
         [limit],
-        supported,
+        known,
         lengthscales={
             "reward": config.lengthscale_reward * spans["reward"],
             name: config.lengthscale_cost * spans[name],
@@ -124,6 +119,17 @@ def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
         settings=Settings(episodes_per_ask=config.episodes_per_ask),
     )
     return Plan(declaration, seeds)
+
+
+def supported(dataset: OfflineDataset, points: Float[np.ndarray, "m 2"], config: DeployConfig) -> Bool[np.ndarray, "m"]:
+    """Targets (R, G) with enough logged episodes near them, by the declared rule."""
+    return support(
+        dataset,
+        points,
+        config.support_reward * float(np.ptp(dataset.reward_returns)),
+        config.support_cost * config.limit,
+        config.support_minimum,
+    )
 
 
 def drive(

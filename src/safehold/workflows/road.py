@@ -38,9 +38,9 @@ from safehold.learn.hooks import Progress
 from safehold.report.run import read_run
 from safehold.report.run_page import run_page
 from safehold.workflows.collect import collect
-from safehold.workflows.deploy import DeployConfig, Plan, drive, plan
+from safehold.workflows.deploy import DeployConfig, Plan, drive, plan, supported
 from safehold.workflows.evaluate import DialQuality, Evaluation, dial_quality, evaluate
-from safehold.workflows.train import OfflineConfig, load, preset, train
+from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
 
 EPISODES, EVALUATIONS, SUMMARY, MANIFEST, REPORT = (
     "episodes.hdf5",
@@ -50,6 +50,13 @@ EPISODES, EVALUATIONS, SUMMARY, MANIFEST, REPORT = (
     "report.html",
 )
 POLICY, BC_SAFE, DEPLOYMENT = "cdt", "bc_safe", "deployment"
+
+DIAL_COSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 12.0)
+"""Target costs, in limits, at which the dial is looked at."""
+DIAL_REWARDS = 5
+"""Target rewards at which it is looked at."""
+TRAINING_THREADS = 2
+"""Threads of PyTorch in training; fixed, because sums depend on it, and with them every later number."""
 
 
 class RoadConfig(Config):
@@ -99,7 +106,9 @@ class RoadSummary:
     """What `summary.json` holds. Costs are of the limited cost, returns are means over fresh episodes.
 
     `unsafe_targets`: deployed targets whose mean cost is above the limit with 95 % confidence (one-sided t interval
-    over `deployed_episodes` fresh episodes); `raw_unsafe_targets`: those whose mean is above it at all.
+    over `deployed_episodes` fresh episodes); `raw_unsafe_targets`: those whose mean is above it at all. The dial's rank
+    correlations of asked and obtained are over `dial_targets` supported targets, the `near` ones over those of the
+    deployment's dial alone, a narrow part of them.
     """
 
     task: str
@@ -123,6 +132,10 @@ class RoadSummary:
     bc_safe_cost_return: float
     dial_cost_rank_correlation: float
     dial_reward_rank_correlation: float
+    dial_targets: int
+    near_dial_cost_rank_correlation: float
+    near_dial_reward_rank_correlation: float
+    near_dial_targets: int
     best_logged_safe_reward: float
     seconds: float
     seconds_by_stage: Mapping[str, float]
@@ -141,14 +154,14 @@ def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSum
     with clock.stage("data"):
         narrator.stage("Data: behaviour policies act, their episodes are logged and audited")
         dataset = _logged(directory, config, streams, narrator)
+    plan_ = plan(dataset, config.deploy)  # before the training: a log that cannot be deployed from says so at once
     with clock.stage("training"):
         narrator.stage("Training: from the log alone, no environment is touched")
         family, bc_safe = _trained(directory, dataset, config, streams, narrator)
-    plan_ = plan(dataset, config.deploy)
     evaluations = _Evaluations(directory / EVALUATIONS, config, dataset.spec.cost_names[0], streams, narrator)
     with clock.stage("dial"):
         narrator.stage("The dial before any tuning: what is asked, what is obtained")
-        quality = _dial(family, plan_, evaluations, config, narrator)
+        quality, near = _dial(family, dataset, evaluations, config, narrator)
     with clock.stage("deployment"):
         narrator.stage(
             f"Deployment: at most {config.deploy.iterations} targets, {config.deploy.episodes_per_ask} episodes each, "
@@ -164,7 +177,7 @@ def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSum
     with clock.stage("report"):
         narrator.stage("Report")
         _write_text(directory / REPORT, run_page(read_run(directory)))
-    summary = _summary(config, dataset, judged, quality, clock)
+    summary = _summary(config, dataset, judged, (quality, near), clock)
     _write_text(directory / SUMMARY, json.dumps(asdict(summary), indent=2, allow_nan=False) + "\n")
     _write_manifest(directory, config)
     clock.forget()
@@ -268,29 +281,38 @@ def _learnt(
             narrator.progress(what, progress.updates, config.steps)
 
     if not (directory / "policy").exists():
-        seed = streams.integer(f"train/{method}")
-        train(dataset, method, config, directory, seed=seed, resume=directory.exists(), hooks=[show])
+        with training_threads(TRAINING_THREADS):
+            seed = streams.integer(f"train/{method}")
+            train(dataset, method, config, directory, seed=seed, resume=directory.exists(), hooks=[show])
     return load(directory / "policy")
 
 
-def dial_targets(plan_: Plan, rewards: int = 4, costs: int = 4) -> tuple[Target, ...]:
-    """Targets spread evenly over the supported part of the dial, as a grid with its unsupported points left out."""
-    space, supported = plan_.declaration.space, plan_.declaration.prior.support
-    chosen = []
-    for i in np.linspace(0, space.shape[0] - 1, rewards).round().astype(int):
-        for j in np.linspace(0, space.shape[1] - 1, costs).round().astype(int):
-            index = int(np.ravel_multi_index((i, j), space.shape))
-            if supported[index]:
-                chosen.append(space.target(index))
-    return tuple(chosen)
+def dial_targets(dataset: OfflineDataset, config: DeployConfig) -> tuple[Target, ...]:
+    """Targets over the part of the plane that the log supports: the deployment's dial, and far beyond its limit.
+
+    Target costs are DIAL_COSTS times the limit; target rewards run evenly from the bottom of the deployment's dial to
+    the best logged reward at such costs. A target counts as supported by the same rule as in `plan`.
+    """
+    rewards, costs = dataset.reward_returns, dataset.cost_returns[:, 0]
+    bottom = plan(dataset, config).declaration.space.axes["reward"][0]
+    top = float(rewards[costs <= DIAL_COSTS[-1] * config.limit].max())
+    grid = np.array([(r, share * config.limit) for r in np.linspace(bottom, top, DIAL_REWARDS) for share in DIAL_COSTS])
+    return tuple((float(r), float(g)) for (r, g), ok in zip(grid, supported(dataset, grid, config), strict=True) if ok)
 
 
 def _dial(
-    family: PolicyFamily, plan_: Plan, evaluations: "_Evaluations", config: RoadConfig, narrator: Narrator
-) -> DialQuality:
-    """Asked against obtained, over supported targets."""
-    found = evaluations.of("dial", [(family.at(z), z) for z in dial_targets(plan_)], config.dial_episodes)
+    family: PolicyFamily,
+    dataset: OfflineDataset,
+    evaluations: "_Evaluations",
+    config: RoadConfig,
+    narrator: Narrator,
+) -> tuple[DialQuality, DialQuality]:
+    """Asked against obtained, over all supported targets, and over those of the deployment's dial alone."""
+    targets = dial_targets(dataset, config.deploy)
+    found = evaluations.of("dial", [(family.at(z), z) for z in targets], config.dial_episodes)
     quality = dial_quality(found)
+    top = config.deploy.cost_span * config.deploy.limit
+    near = dial_quality([e for e in found if e.target is not None and e.target[1] <= top])
     narrator.table(
         "asked and obtained",
         ("asked reward", "asked cost", "obtained reward", "obtained cost"),
@@ -300,8 +322,11 @@ def _dial(
             if e.target is not None
         ],
     )
-    narrator.line(f"rank correlation of asked and obtained: cost {quality.cost:.2f}, reward {quality.reward:.2f}")
-    return quality
+    narrator.line(
+        f"rank correlation of asked and obtained over {quality.targets} targets: cost {quality.cost:.2f}, reward "
+        f"{quality.reward:.2f}; over the {near.targets} that ask for at most {top:g}: {near.cost:.2f}, {near.reward:.2f}"
+    )
+    return quality, near
 
 
 def _deployed(
@@ -432,7 +457,11 @@ def lower_bound(costs: np.ndarray) -> float:
 
 
 def _summary(
-    config: RoadConfig, dataset: OfflineDataset, judged: _Judged, quality: DialQuality, clock: "_Clock"
+    config: RoadConfig,
+    dataset: OfflineDataset,
+    judged: _Judged,
+    quality: tuple[DialQuality, DialQuality],
+    clock: "_Clock",
 ) -> RoadSummary:
     limit = config.deploy.limit
     safe = dataset.cost_returns[:, 0] <= limit
@@ -459,8 +488,12 @@ def _summary(
         naive_cost_return=float(judged.naive.costs.mean()),
         bc_safe_reward_return=float(judged.bc_safe.rewards.mean()),
         bc_safe_cost_return=float(judged.bc_safe.costs.mean()),
-        dial_cost_rank_correlation=quality.cost,
-        dial_reward_rank_correlation=quality.reward,
+        dial_cost_rank_correlation=quality[0].cost,
+        dial_reward_rank_correlation=quality[0].reward,
+        dial_targets=quality[0].targets,
+        near_dial_cost_rank_correlation=quality[1].cost,
+        near_dial_reward_rank_correlation=quality[1].reward,
+        near_dial_targets=quality[1].targets,
         best_logged_safe_reward=float(dataset.reward_returns[safe].max()),
         seconds=round(clock.total, 1),
         seconds_by_stage={name: round(seconds, 1) for name, seconds in clock.seconds.items()},

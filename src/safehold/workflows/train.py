@@ -1,9 +1,12 @@
 """Learn a policy from a file of logged episodes: data, method and seed in, a sealed checkpoint out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from safehold.core.errors import DataError, UsageError
 from safehold.core.policy import Policy, PolicyFamily
@@ -88,6 +91,17 @@ def train(
         return Trained(run.run.updates, None, None)
     digest = chosen.save(directory / "policy", learner.policy(), data, provenance)
     return Trained(run.run.updates, directory / "policy", digest)
+
+
+@contextmanager
+def training_threads(count: int) -> Iterator[None]:
+    """PyTorch on this many threads, and on as many as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def load(directory: Path, *, expected_digest: str | None = None) -> Policy | PolicyFamily:

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from safehold.core.errors import UsageError
+from safehold.core.seeding import Streams
 from safehold.learn.online.ppo_lag import PPOLagConfig
 from safehold.learn.online.zoo import Zoo
 from safehold.workflows.collect import collect, packaged_zoo, plan
@@ -34,7 +35,7 @@ def test_every_behaviour_acts_and_the_log_says_which(zoo):
     log = collect(
         "toy/PointHazard", seed=1, episodes=21, zoo=zoo, on_progress=lambda done, total: progress.append((done, total))
     )
-    names = [behaviour.name for behaviour in plan(zoo)]
+    names = [behaviour.name for behaviour in plan(zoo, Streams(1)["plan"])]
     assert log.provenance["behaviours"] == names
     assert log.provenance["zoo"] == zoo.digest
     assert log.group is not None
