@@ -24,6 +24,8 @@ CONFIG = DeployConfig(
     cost_points=11,
     support_minimum=3,
     support_reward=0.1,
+    seed_low=0.7,
+    seed_high=0.8,
 )
 
 

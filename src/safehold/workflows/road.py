@@ -324,7 +324,7 @@ def _dial(
     )
     narrator.line(
         f"rank correlation of asked and obtained over {quality.targets} targets: cost {quality.cost:.2f}, reward "
-        f"{quality.reward:.2f}; over the {near.targets} that ask for at most {top:g}: {near.cost:.2f}, {near.reward:.2f}"
+        f"{quality.reward:.2f}; over the {near.targets} up to cost {top:g}: {near.cost:.2f}, {near.reward:.2f}"
     )
     return quality, near
 
