@@ -57,12 +57,14 @@ def table(summaries: list[RoadSummary]) -> str:
     """The numbers over seeds: mean with a 95 % t interval, and each seed's own."""
     lines = ["| | mean | 95 % interval over seeds | each seed |", "|---|---|---|---|"]
     for name, words in MEASURES:
-        values = np.array([getattr(summary, name) for summary in summaries])
+        values = np.array([getattr(summary, name) for summary in summaries], dtype=np.float64)  # None becomes NaN
         interval = mean_interval(values)
         digits = 2 if "correlation" in name else 1
         each = ", ".join(f"{value:.{digits}f}" for value in values)
         span = f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.known else "unknown"
         lines.append(f"| {words} | {values.mean():.{digits}f} | {span} | {each} |")
+    held = sum(summary.held is not None for summary in summaries)
+    lines.append(f"| runs that ended by holding | {held} of {len(summaries)} | | |")
     deployed = sum(summary.distinct_targets for summary in summaries)
     for name, words in (
         ("unsafe_targets", "deployed targets above the limit with 95 % confidence (100 fresh episodes each)"),

@@ -11,6 +11,7 @@ from safehold.cli.main import Command
 from safehold.cli.narration import Narration
 from safehold.cli.outputs import clear_run
 from safehold.cli.threads import one_torch_thread
+from safehold.core.errors import SafetyHold
 from safehold.ledger.encoding import to_plain
 from safehold.report.figures.certificate import SIGNS
 from safehold.report.premises import premises
@@ -44,7 +45,7 @@ def run(arguments: DemoArguments, output: Output) -> int:
     said = verdict(view)
     output.result({"summary": to_plain(summary), "standing": said.standing, "headline": said.headline})
     print_verdict(view, output)
-    return 0
+    return SafetyHold.exit_code if summary.final_target is None else 0
 
 
 def print_verdict(view: RunView, output: Output) -> None:

@@ -123,8 +123,14 @@ def _nothing_certified(state: State, verdict: Verdict) -> NoCertifiedTarget:
         f"{limit.name}: upper bound {state.bands[limit.name].upper[place]:.4g} against limit {limit.value:g}"
         for limit in declaration.limits
     )
+    premise = (
+        "A seed target was measured over a limit, which refutes the premise that all of them are safe: none is handed "
+        "out on it any more. "
+        if verdict.refuted
+        else ""
+    )
     return NoCertifiedTarget(
-        f"no target is certified ({revoked} seed or told targets are revoked). Nearest is "
+        f"{premise}no target is certified ({revoked} seed or told targets are revoked). Nearest is "
         f"{declaration.space.target(place)} ({bounds}); it misses by {max(misses[place], 0.0):.3g} of the limit. Hold."
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from safehold.core.certificate import Trial, TrialState
 from safehold.core.errors import IntegrityError
@@ -140,27 +140,34 @@ class State:
             support=self.declaration.prior.support,
             seeds=self.declaration.seeds,
             contradicted=self.contradicted(),
+            measured_over=self.measured_over(),
         )
 
     def contradicted(self) -> Bool[np.ndarray, "m"]:
-        """Candidates that their own trials speak against.
+        """Candidates that their own trials speak against: measured over a limit, a failed episode, an unknown outcome.
 
-        A failed episode, a trial of unknown outcome, or a mean over all episodes at the target that is not at or
-        under the limit: absence of evidence is a violation.
+        Absence of evidence is a violation.
+        """
+        mask = self.measured_over()
+        for trial, asked in self.asked.items():
+            broken = trial in self.told and any(self.told[trial].failed)
+            mask[asked.index] |= broken or self.states[trial] is TrialState.UNKNOWN
+        return mask
+
+    def measured_over(self) -> Bool[np.ndarray, "m"]:
+        """Candidates whose mean over all episodes told of them is not at or under a limit.
+
+        What a failed episode cost is at least what was recorded of it, and at least 0: a mean of such lower bounds
+        that is over the limit is evidence, one under it is not (`contradicted` sees to that).
         """
         mask = np.zeros(len(self.declaration.space), dtype=np.bool_)
         outcomes: dict[int, list[Measurement]] = {}
-        for trial, asked in self.asked.items():
-            if self.states[trial] is TrialState.UNKNOWN:
-                mask[asked.index] = True
-            elif trial in self.told:
-                outcomes.setdefault(asked.index, []).append(self.told[trial].measurement)
+        for trial, told in self.told.items():
+            outcomes.setdefault(self.asked[trial].index, []).append(told.measurement)
         for index, measurements in outcomes.items():
-            failed = any(measurement.failed.any() for measurement in measurements)
-            mask[index] |= failed or not all(
-                limit.holds(float(np.mean(np.concatenate([m.costs[limit.name] for m in measurements]))))
-                for limit in self.declaration.limits
-            )
+            for limit in self.declaration.limits:
+                costs = np.concatenate([_at_least(m, limit.name) for m in measurements])
+                mask[index] |= not limit.holds(float(np.mean(costs)))
         return mask
 
     def view(self, verdict: Verdict) -> View:
@@ -255,6 +262,12 @@ def replay(declaration: Declaration, events: Iterable[Event]) -> State:
     for event in events:
         state = state.apply(event)
     return state
+
+
+def _at_least(measurement: Measurement, name: str) -> Float[np.ndarray, "e"]:
+    """Costs of the episodes; of a failed one the recorded lower bound, 0 if there is none."""
+    costs = measurement.costs[name]
+    return np.where(measurement.failed & ~np.isfinite(costs), 0.0, costs)
 
 
 def _tell_cost(belief: Belief, index: int, measurement: Measurement, name: str, cap: float) -> Belief:

@@ -25,7 +25,7 @@ from safehold import __version__
 from safehold.core.certificate import Trial
 from safehold.core.config import Config
 from safehold.core.episode import Episode
-from safehold.core.errors import DataError, IntegrityError, UsageError
+from safehold.core.errors import Alarm, DataError, IntegrityError, NoCertifiedTarget, SafetyHold, UsageError
 from safehold.core.measurement import Measurement
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
@@ -108,7 +108,8 @@ class RoadSummary:
     `unsafe_targets`: deployed targets whose mean cost is above the limit with 95 % confidence (one-sided t interval
     over `deployed_episodes` fresh episodes); `raw_unsafe_targets`: those whose mean is above it at all. The dial's rank
     correlations of asked and obtained are over `dial_targets` supported targets, the `near` ones over those of the
-    deployment's dial alone, a narrow part of them.
+    deployment's dial alone, a narrow part of them. A deployment that ended by holding says why in `held`; without a
+    certified target `final_target` and its returns are None.
     """
 
     task: str
@@ -119,9 +120,10 @@ class RoadSummary:
     distinct_targets: int
     unsafe_targets: int
     raw_unsafe_targets: int
-    final_target: Target
-    final_reward_return: float
-    final_cost_return: float
+    held: str | None
+    final_target: Target | None
+    final_reward_return: float | None
+    final_cost_return: float | None
     seed_target: Target
     seed_reward_return: float
     seed_cost_return: float
@@ -213,7 +215,7 @@ def verify_road(directory: Path, config: RoadConfig | None = None) -> RoadSummar
         raise IntegrityError(f"{directory / DEPLOYMENT}: {differences[0]} ({len(differences)} differences)")
     plain = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
     for name in ("final_target", "seed_target", "naive_target"):
-        plain[name] = tuple(plain[name])
+        plain[name] = None if plain[name] is None else tuple(plain[name])
     return RoadSummary(**plain)
 
 
@@ -357,8 +359,19 @@ def _deployed(
             f"| got reward {np.mean(measurement.rewards):7.0f}  cost {mean:6.2f} | {word}"
         )
 
-    drive(deployment, config.task, family, streams=streams, workers=config.workers, on_told=told)
+    try:
+        drive(deployment, config.task, family, streams=streams, workers=config.workers, on_told=told)
+    except SafetyHold as hold:  # an answer, not a failure: it is recorded, and the report says so
+        narrator.line(f"HOLD  {type(hold).__name__}: {hold}")
     return deployment
+
+
+def _recommended(deployment: Deployment) -> Target | None:
+    """The tuned target; None if no told target is certified, or an alarm stands."""
+    try:
+        return deployment.recommend().target
+    except (NoCertifiedTarget, Alarm):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -366,7 +379,8 @@ class _Judged:
     """Everything that was evaluated after the deployment."""
 
     deployed: tuple[Evaluation, ...]
-    final: Evaluation
+    final: Evaluation | None
+    held: str | None
     seed: Evaluation
     naive: Evaluation
     bc_safe: Evaluation
@@ -385,10 +399,12 @@ def _evaluated(
     """Fresh episodes for every deployed target and for what the result is compared with."""
     state, many = deployment.state, config.evaluation_episodes
     asked = [state.asked[trial].target for trial in state.told]
-    final, seed = deployment.recommend().target, asked[0]
+    final, seed = _recommended(deployment), asked[0]
+    status = deployment.status()
     naive = (float(dataset.reward_returns.max()), float(config.deploy.limit))
     return _Judged(
-        final=evaluations.of("final", [(family.at(final), final)], many)[0],
+        final=None if final is None else evaluations.of("final", [(family.at(final), final)], many)[0],
+        held=status.reason if status.state in ("held", "alarm") else None,
         seed=evaluations.of("seed", [(family.at(seed), seed)], many)[0],
         naive=evaluations.of("naive", [(family.at(naive), naive)], many)[0],
         bc_safe=evaluations.of("bc_safe", [(bc_safe, None)], many)[0],
@@ -465,8 +481,8 @@ def _summary(
 ) -> RoadSummary:
     limit = config.deploy.limit
     safe = dataset.cost_returns[:, 0] <= limit
-    final, seed, naive = judged.final.target, judged.seed.target, judged.naive.target
-    if final is None or seed is None or naive is None:
+    final, seed, naive = judged.final, judged.seed.target, judged.naive.target
+    if seed is None or naive is None:
         raise DataError("an evaluation of a target has no target; delete evaluations.json to evaluate again")
     return RoadSummary(
         task=config.task,
@@ -477,9 +493,10 @@ def _summary(
         distinct_targets=len(judged.deployed),
         unsafe_targets=sum(not lower_bound(e.costs) <= limit for e in judged.deployed),
         raw_unsafe_targets=sum(not float(np.mean(e.costs)) <= limit for e in judged.deployed),
-        final_target=final,
-        final_reward_return=float(judged.final.rewards.mean()),
-        final_cost_return=float(judged.final.costs.mean()),
+        held=judged.held,
+        final_target=None if final is None else final.target,
+        final_reward_return=None if final is None else float(final.rewards.mean()),
+        final_cost_return=None if final is None else float(final.costs.mean()),
         seed_target=seed,
         seed_reward_return=float(judged.seed.rewards.mean()),
         seed_cost_return=float(judged.seed.costs.mean()),

@@ -18,10 +18,12 @@ NO = np.zeros(4, dtype=np.bool_)
 YES = np.ones(4, dtype=np.bool_)
 
 
-def verdict(lower, upper, mean=None, support=YES, seeds=NO, contradicted=NO):
+def verdict(lower, upper, mean=None, support=YES, seeds=NO, contradicted=NO, over=NO):
     band = ConfidenceBand(np.array(lower, dtype=np.float64), np.array(upper, dtype=np.float64))
     means = {"cost": np.array(lower if mean is None else mean, dtype=np.float64)}
-    return certify(LIMITS, {"cost": band}, means, support=support, seeds=seeds, contradicted=contradicted)
+    return certify(
+        LIMITS, {"cost": band}, means, support=support, seeds=seeds, contradicted=contradicted, measured_over=over
+    )
 
 
 def after_one_seed():
@@ -49,10 +51,30 @@ def test_without_support_nothing_is_certified():
 def test_a_seed_target_is_safe_by_premise_until_evidence_speaks_against_it():
     seeds = np.array([True, True, True, False])
     contradicted = np.array([False, False, True, True])
-    said = verdict([0.0, 20.1, 0.0, 0.0], [40.0, 40.0, 40.0, 10.0], seeds=seeds, contradicted=contradicted)
-    np.testing.assert_array_equal(said.safe, [True, False, False, False])
-    np.testing.assert_array_equal(said.revoked, [False, True, True, True])
-    np.testing.assert_array_equal(said.by_premise, [True, False, False, False])
+    said = verdict([0.0] * 4, [40.0, 40.0, 40.0, 10.0], seeds=seeds, contradicted=contradicted)
+    np.testing.assert_array_equal(said.safe, [True, True, False, False])
+    np.testing.assert_array_equal(said.revoked, contradicted)
+    np.testing.assert_array_equal(said.by_premise, [True, True, False, False])
+    assert not said.refuted
+
+
+def test_one_seed_target_over_a_limit_refutes_the_premise_of_all_of_them():
+    seeds = np.array([True, True, True, False])
+    over = np.array([True, False, False, False])
+    measured = verdict([0.0] * 4, [40.0, 40.0, 10.0, 10.0], seeds=seeds, over=over)
+    np.testing.assert_array_equal(measured.by_premise, NO)
+    np.testing.assert_array_equal(measured.safe, [False, False, True, True])  # on bounds of their own
+    assert measured.refuted
+    by_bound = verdict([0.0, 20.1, 0.0, 0.0], [40.0, 40.0, 40.0, 10.0], seeds=seeds)
+    np.testing.assert_array_equal(by_bound.safe, [False, False, False, True])
+    assert by_bound.refuted
+
+
+def test_another_target_over_a_limit_leaves_the_seeds_their_premise():
+    seeds = np.array([True, True, False, False])
+    said = verdict([0.0] * 4, [40.0] * 4, seeds=seeds, over=np.array([False, False, True, False]))
+    np.testing.assert_array_equal(said.safe, seeds)
+    assert not said.refuted
 
 
 def test_a_remembered_bound_does_not_outweigh_the_present_mean():
@@ -67,7 +89,7 @@ def test_every_limit_counts():
         "fall": ConfidenceBand(np.zeros(4), np.array([0.5, 2.0, 0.5, 2.0])),
     }
     means = {"cost": np.zeros(4), "fall": np.zeros(4)}
-    safe = certify(limits, bands, means, support=YES, seeds=NO, contradicted=NO).safe
+    safe = certify(limits, bands, means, support=YES, seeds=NO, contradicted=NO, measured_over=NO).safe
     np.testing.assert_array_equal(safe, [True, False, False, False])
     missed = shortfall(limits, bands, {"cost": 20.0, "fall": 1.0})
     np.testing.assert_allclose(missed, [-0.5, 1.0, 0.5, 1.0])

@@ -22,12 +22,14 @@ class Verdict:
     """What the certificate says of every candidate.
 
     `safe` = (`by_band` or `by_premise`): the mask, the only thing that decides what may be looked at. `revoked`:
-    evidence speaks against the candidate itself; it is not safe whatever its band says.
+    evidence speaks against the candidate itself; it is not safe whatever its band says. `refuted`: evidence speaks
+    against the premise of the seed targets as a whole.
     """
 
     by_band: Bool[np.ndarray, "m"]
     by_premise: Bool[np.ndarray, "m"]
     revoked: Bool[np.ndarray, "m"]
+    refuted: bool
 
     @property
     def safe(self) -> Bool[np.ndarray, "m"]:
@@ -43,6 +45,7 @@ def certify(
     support: Bool[np.ndarray, "m"],
     seeds: Bool[np.ndarray, "m"],
     contradicted: Bool[np.ndarray, "m"],
+    measured_over: Bool[np.ndarray, "m"],
 ) -> Verdict:
     """Z is certified iff u_N(z) <= limit for every limit, or z is a seed target, and nothing told speaks against it.
 
@@ -50,18 +53,27 @@ def certify(
     vacuous at the paper's L = 0, the bound of z' itself decides. A candidate is revoked if it was `contradicted` by
     its own episodes, if its lower bound is above a limit, or if its present posterior mean is (a running
     intersection remembers old upper bounds; a candidate believed to be over the limit now is not run on them).
+    One seed target that is measured over a limit (`measured_over`), or whose lower bound is, refutes the premise
+    that all of them are safe: from then on no candidate is handed out on that premise, only on its own bound.
     Only more conditions are put on top of the printed rule, so its promise is kept.
     """
     under = support.copy()
-    revoked = contradicted.copy()
+    refuting = measured_over.copy()
     for limit in limits:
         band = bands[limit.name]
         under &= band.upper <= limit.value
-        revoked |= ~(band.lower <= limit.value)
+        refuting |= ~(band.lower <= limit.value)
+    revoked = contradicted | refuting
+    refuted = bool((seeds & refuting).any())
     by_mean = np.ones_like(support)
     for limit in limits:
         by_mean &= means[limit.name] <= limit.value
-    return Verdict(by_band=under & by_mean & ~revoked, by_premise=seeds & ~revoked, revoked=revoked)
+    return Verdict(
+        by_band=under & by_mean & ~revoked,
+        by_premise=seeds & ~revoked & (not refuted),
+        revoked=revoked,
+        refuted=refuted,
+    )
 
 
 def shortfall(
