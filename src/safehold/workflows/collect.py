@@ -23,7 +23,7 @@ ZOO = Path(__file__).parent / "zoo"
 
 EPISODES = 640
 """Episodes of a log, unless asked otherwise."""
-LARGEST_NOISE = 0.04
+LARGEST_NOISE = 0.08
 """Noise of a behaviour: for each episode uniform from none to this standard deviation, in action units."""
 RELAYS = 110
 """Behaviours in which policies take turns."""
@@ -31,8 +31,10 @@ RELAY_LIMIT = 20.0
 """Policies that take turns come from the run under this limit: snapshots of one run move alike."""
 CAREFUL_COST, RECKLESS_COST = 20.0, 500.0
 """A snapshot is careful up to the one mean cost return, and reckless from the other on, both without noise."""
-SLOW_SHARE, SPRINT_SHARE = 0.35, 0.65
-"""Share of relays that begin with the slowest careful snapshot, and of those that end in a reckless sprint."""
+RELAY_SHARE = 0.7
+"""Careful snapshots take turns if they earn at least this share of the best careful one's reward."""
+SPRINT_SHARE = 0.65
+"""Share of relays that end in a reckless sprint."""
 TURN, SPRINT = 0.7, 0.7
 """The second policy takes over at a step drawn from the first 70 % of the episode, a sprint begins in the last 30 %."""
 
@@ -123,6 +125,8 @@ def plan(zoo: Zoo, rng: np.random.Generator) -> tuple[Behaviour, ...]:
         (e for e in zoo.policies if e.limit == RELAY_LIMIT and e.evaluations[0].cost <= CAREFUL_COST),
         key=lambda entry: entry.step,
     )
+    best = max((entry.evaluations[0].reward for entry in careful), default=0.0)
+    careful = [entry for entry in careful if entry.evaluations[0].reward >= RELAY_SHARE * best]
     reckless = [e for e in zoo.policies if e.limit is None and e.evaluations[0].cost >= RECKLESS_COST]
     if len(careful) < 2:
         return tuple(single)
@@ -134,7 +138,7 @@ def _relay(
 ) -> Behaviour:
     """One relay; who runs is drawn here, when they change is drawn for each episode."""
     half = max(1, len(careful) // 2)
-    first = careful[0] if rng.random() < SLOW_SHARE else careful[int(rng.integers(half))]
+    first = careful[int(rng.integers(half))]
     second = careful[int(rng.integers(half // 2, len(careful)))]
     noisy = [NoiseSpread(entry.policy, LARGEST_NOISE) for entry in (first, second)]
     relay = Behaviour(f"{first.name}>{second.name}", Switch(noisy[0], noisy[1], 0, round(TURN * horizon)))

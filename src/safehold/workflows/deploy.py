@@ -42,7 +42,7 @@ class DeployConfig(Config):
     """Target costs on the dial, from 0 to `cost_span` times the limit."""
     cost_span: PositiveFloat = 1.5
     """Upper end of the cost dial, as a share of the limit: a cautious policy may have to be asked for more."""
-    support_reward: PositiveFloat = 0.05
+    support_reward: PositiveFloat = 0.015
     """A target is supported by logged episodes within this share of the logged span of reward returns ..."""
     support_cost: PositiveFloat = 0.5
     """... and within this share of the limit in cost return ..."""

@@ -53,7 +53,7 @@ POLICY, BC_SAFE, DEPLOYMENT = "cdt", "bc_safe", "deployment"
 
 DIAL_COSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 12.0)
 """Target costs, in limits, at which the dial is looked at."""
-DIAL_REWARDS = 5
+DIAL_REWARDS = 8
 """Target rewards at which it is looked at."""
 TRAINING_THREADS = 2
 """Threads of PyTorch in training; fixed, because sums depend on it, and with them every later number."""
