@@ -2,11 +2,10 @@
 
     python zoo/choose.py RUNS OUT
 
-RUNS is what zoo/train.py left (OUT/runs there). Kept are the careful run (RELAY_LIMIT of workflows/collect.py) and the
-reckless one (no limit) whole, and the last LAST snapshots of every other run of the same seed: snapshots of one seed
-share their first steps and move alike, those of another seed do not. Left out are snapshots that an earlier one
-equals (until the first cost, runs of one seed are the same) and, of the careful and the reckless run, those that are
-neither careful nor reckless, from before the limit was felt.
+RUNS is what zoo/train.py left (OUT/runs there). Kept are, all of one seed: of the careful run (RELAY_LIMIT of
+workflows/collect.py) the careful snapshots that act alike from episode to episode; of the reckless run (no limit) the
+reckless ones up to RECKLESS_STEPS; of every other run the last LAST snapshots. Runs of one seed share their first
+steps and move more alike than runs of two seeds.
 """
 
 import argparse
@@ -18,6 +17,8 @@ from safehold.workflows.collect import CAREFUL_COST, RECKLESS_COST, RELAY_LIMIT
 
 LAST = 3
 SEED = 0
+STEADY_SD = 50.0
+"""Largest standard deviation of the reward return of a careful snapshot, between episodes without noise."""
 RECKLESS_STEPS = 1_600_000
 """Reckless snapshots later than this cost the same and only earn more, far from any limit."""
 
@@ -28,7 +29,7 @@ def kept(entry: ZooPolicy, run: Sequence[ZooPolicy]) -> bool:
         return False
     cost = entry.evaluations[0].cost
     if entry.limit == RELAY_LIMIT:
-        return cost <= CAREFUL_COST and entry.evaluations[0].reward_sd < 50.0
+        return cost <= CAREFUL_COST and entry.evaluations[0].reward_sd < STEADY_SD
     if entry.limit is None:
         return cost >= RECKLESS_COST and entry.step <= RECKLESS_STEPS
     return entry in run[-LAST:]
