@@ -102,7 +102,7 @@ def status(arguments: RunArguments, output: Output) -> int:
         ("certified targets", f"{now.safe_count} of {now.candidates}"),
         ("revoked targets", ", ".join(_target(target) for target in now.revoked) or "none"),
         ("delta", f"{now.delta:g}"),
-        ("fallback", _target(now.fallback)),
+        ("fallback", "none is left: stop" if now.fallback is None else _target(now.fallback)),
         ("recommended", "none yet" if now.recommendation is None else _target(now.recommendation.target)),
     ]
     output.table("", ("what", "value"), rows)

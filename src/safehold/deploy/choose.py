@@ -1,10 +1,12 @@
 """One ask: from the state to the next target and the evidence behind it, or a refusal that says why."""
 
 import numpy as np
+from jaxtyping import Bool
 from scipy.special import ndtr
 
 from safehold.core.certificate import Certificate
 from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
+from safehold.core.target import Target
 from safehold.deploy.acquisition import View, best, expanders, relative_width, reward_ucb
 from safehold.deploy.certificates.paper import KIND, PROMISE, Verdict, shortfall
 from safehold.deploy.replay import State
@@ -90,9 +92,8 @@ def risk(state: State, name: str, limit: float, index: int) -> float:
 
 def _refuse_if_closed(state: State) -> None:
     """Raises if nothing may be asked at all, whatever is certified."""
-    fallback = f"The fallback is the seed target {state.declaration.space.target(first_seed(state))}."
     if state.alarm is not None:
-        raise Alarm(f"alarm: {state.alarm.reason}. Certificates no longer mean anything; hold. {fallback}")
+        raise Alarm(f"alarm: {state.alarm.reason}. Certificates no longer mean anything; hold. {fallback_words(state)}")
     if state.stopped is not None:
         raise Exhausted(f"the run was stopped: {state.stopped}; start a new one to go on")
     if state.n_spent >= state.declaration.horizon:
@@ -131,7 +132,8 @@ def _nothing_certified(state: State, verdict: Verdict) -> NoCertifiedTarget:
     )
     return NoCertifiedTarget(
         f"{premise}no target is certified ({revoked} seed or told targets are revoked). Nearest is "
-        f"{declaration.space.target(place)} ({bounds}); it misses by {max(misses[place], 0.0):.3g} of the limit. Hold."
+        f"{declaration.space.target(place)} ({bounds}); it misses by {max(misses[place], 0.0):.3g} of the limit. Hold. "
+        "No fallback is left: stop."
     )
 
 
@@ -156,15 +158,26 @@ def _choose(state: State, view: View) -> tuple[int, Phase, int | None]:
     return best(reward_ucb(view), view.safe), "maximise", None
 
 
-def first_seed(state: State, among: np.ndarray | None = None) -> int:
-    """The seed target nearest to the centre of the box of all seed targets, axes in units of their spans."""
+def first_seed(state: State, among: Bool[np.ndarray, "m"]) -> int:
+    """Of these seed targets, at least one, the nearest to the centre of the box of all of them, in units of the axes."""
     points = state.declaration.space.points
     indices = state.declaration.seed_indices
     box = points[indices]
     span = np.ptp(points, axis=0)
     distance = np.sum(((points - (box.min(axis=0) + box.max(axis=0)) / 2) / np.where(span > 0, span, 1.0)) ** 2, axis=1)
-    allowed = state.declaration.seeds if among is None else among
-    return int(np.argmin(np.where(allowed, distance, np.inf)))
+    return int(np.argmin(np.where(among, distance, np.inf)))
+
+
+def fallback(state: State, verdict: Verdict) -> Target | None:
+    """The seed target to fall back to, None if no seed target may be handed out; in an alarm no bound counts."""
+    trusted = verdict.by_premise if state.alarm is not None else verdict.safe & state.declaration.seeds
+    return state.declaration.space.target(first_seed(state, trusted)) if trusted.any() else None
+
+
+def fallback_words(state: State) -> str:
+    """The fallback in a sentence."""
+    target = fallback(state, state.verdict())
+    return "No fallback is left: stop." if target is None else f"The fallback is the seed target {target}."
 
 
 def cost_bounds(state: State, index: int) -> dict[str, Bound]:

@@ -8,7 +8,7 @@ import numpy as np
 from safehold.core.certificate import Certificate
 from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
 from safehold.core.target import Target
-from safehold.deploy.choose import certificate, cost_bounds, first_seed, open_verdict, reward_bound
+from safehold.deploy.choose import certificate, cost_bounds, fallback, fallback_words, open_verdict, reward_bound
 from safehold.deploy.replay import State
 from safehold.ledger.events import Bound
 
@@ -30,7 +30,10 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """Where a deployment stands. `state`: "ready", "pending", "held", "exhausted", "stopped" or "alarm"."""
+    """Where a deployment stands. `state`: "ready", "pending", "held", "exhausted", "stopped" or "alarm".
+
+    `fallback`: a seed target that may still be handed out; None if none is left, then the answer is to stop.
+    """
 
     state: str
     reason: str | None
@@ -42,7 +45,7 @@ class Status:
     candidates: int
     revoked: tuple[Target, ...]
     delta: float
-    fallback: Target
+    fallback: Target | None
     recommendation: Recommendation | None
 
 
@@ -64,7 +67,7 @@ def recommend(state: State) -> Recommendation:
     if not certified:
         raise NoCertifiedTarget(
             f"none of the {len(episodes)} told targets has upper bounds under every limit; "
-            f"hold at the seed target {state.declaration.space.target(first_seed(state))}"
+            f"hold. {fallback_words(state)}"
         )
     index = max(certified, key=lambda place: (float(state.reward.process.mean[place]), -place))
     return Recommendation(
@@ -99,7 +102,7 @@ def status(state: State) -> Status:
         candidates=len(declaration.space),
         revoked=tuple(declaration.space.target(index) for index in named),
         delta=declaration.delta,
-        fallback=declaration.space.target(first_seed(state)),
+        fallback=fallback(state, verdict),
         recommendation=recommendation,
     )
 

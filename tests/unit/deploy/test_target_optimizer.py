@@ -303,7 +303,33 @@ def test_a_measurement_that_contradicts_the_model_raises_the_alarm():
             call()
     status = optimizer.status()
     assert (status.state, status.recommendation) == ("alarm", None)
-    assert status.fallback == (40.0, 0.0)
+    assert status.fallback is None  # the target that was measured at 150 is a seed target
+
+
+def test_the_fallback_is_never_a_target_that_was_measured_unsafe():
+    optimizer = TargetOptimizer(declaration(seeds=((40.0, 0.0), (60.0, 0.0))))
+    assert optimizer.status().fallback == (40.0, 0.0)
+    trial = optimizer.ask()
+    optimizer.tell(trial.id, broken())
+    assert trial.target == (40.0, 0.0)
+    assert optimizer.status().fallback == (60.0, 0.0)
+
+
+def test_no_fallback_is_left_once_a_seed_target_refuted_the_premise():
+    optimizer = TargetOptimizer(declaration())
+    optimizer.tell(optimizer.ask().id, measurement(40.0, 25.0, spread=1.0))
+    assert optimizer.status().fallback is None
+    with pytest.raises(NoCertifiedTarget, match="No fallback is left: stop"):
+        optimizer.recommend()
+
+
+def test_an_alarm_after_a_refuted_premise_names_no_fallback():
+    optimizer = TargetOptimizer(declaration(kernel=Matern52))
+    optimizer.tell(optimizer.ask().id, measurement(40.0, 190.0, spread=0.5))
+    assert optimizer.status().state == "alarm"
+    assert optimizer.status().fallback is None
+    with pytest.raises(Alarm, match="No fallback is left: stop"):
+        optimizer.ask()
 
 
 def test_an_alarm_stands_and_later_outcomes_are_still_recorded():
