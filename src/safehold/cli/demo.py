@@ -1,5 +1,7 @@
 """`safehold demo`: the whole road in one command."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -9,15 +11,37 @@ from safehold.cli.arguments import Arguments
 from safehold.cli.console import Output
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
-from safehold.cli.outputs import clear_run
+from safehold.cli.outputs import no_file
 from safehold.cli.threads import one_torch_thread
-from safehold.core.errors import SafetyHold
+from safehold.core.errors import SafetyHold, UsageError
+from safehold.envs import registry
 from safehold.ledger.encoding import to_plain
 from safehold.report.figures.certificate import SIGNS
 from safehold.report.premises import premises
 from safehold.report.run import RunView, deployment_in, read_run
 from safehold.report.run_page import next_commands, verdict
-from safehold.workflows.road import REPORT, RoadConfig, finished, run_road, verify_road
+from safehold.workflows.road import (
+    BC_SAFE,
+    DEPLOYMENT,
+    EPISODES,
+    EVALUATIONS,
+    MANIFEST,
+    POLICY,
+    REPORT,
+    SUMMARY,
+    RoadConfig,
+    finished,
+    run_road,
+    verify_road,
+)
+from safehold.workflows.train import preset
+
+_CONFIG = "config.json"
+_MADE = (_CONFIG, "clock.json", EPISODES, POLICY, BC_SAFE, DEPLOYMENT, EVALUATIONS, REPORT, SUMMARY, MANIFEST)
+"""What a road leaves in its directory."""
+_IDENTITY = {"task", "deploy", "seed", "preset"}
+"""Keys that tell a road's config.json from others of that name."""
+_LARGEST = 1024 * 1024  # bytes of a config.json; a road's has about one thousand
 
 
 class DemoArguments(Arguments):
@@ -32,6 +56,10 @@ class DemoArguments(Arguments):
 
 def run(arguments: DemoArguments, output: Output) -> int:
     """Walks the road, or verifies one that was walked; then the verdict, and what to do next."""
+    registry.task(arguments.road.task)
+    for method in ("bc", "cdt"):
+        preset(method, arguments.road.preset)
+    no_file(arguments.out)
     if arguments.overwrite:
         clear_run(arguments.out)
     one_torch_thread()
@@ -46,6 +74,40 @@ def run(arguments: DemoArguments, output: Output) -> int:
     output.result({"summary": to_plain(summary), "standing": said.standing, "headline": said.headline})
     print_verdict(view, output)
     return SafetyHold.exit_code if summary.final_target is None else 0
+
+
+def clear_run(directory: Path) -> None:
+    """Removes a road's run, so that another can be made in its place; nothing is done where there is nothing.
+
+    Raises:
+        UsageError: if the directory is no road's, or holds anything that a road does not make; nothing is removed.
+    """
+    if directory.is_symlink():
+        raise UsageError(f"{directory} is a link; --overwrite removes runs only, name the run itself")
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    if not _is_road(directory / _CONFIG):
+        raise UsageError(f"{directory} holds no run that this command made; --overwrite removes runs only")
+    partial = tuple(f".{name}" for name in _MADE)
+    foreign = sorted(
+        path.name for path in directory.iterdir() if path.name not in _MADE and not path.name.startswith(partial)
+    )
+    if foreign:
+        raise UsageError(
+            f"{directory} holds {foreign[0]!r}, which no run makes; move it away, or choose another directory"
+        )
+    shutil.rmtree(directory)
+
+
+def _is_road(path: Path) -> bool:
+    """Whether a file is the config.json of a road."""
+    try:
+        if path.stat().st_size > _LARGEST:
+            return False
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(said, dict) and said.keys() >= _IDENTITY
 
 
 def print_verdict(view: RunView, output: Output) -> None:
