@@ -80,6 +80,12 @@ def table(summaries: list[RoadSummary]) -> str:
     return "\n".join(lines)
 
 
+def _commit() -> str:
+    """The commit this runs from, read before anything else; "-dirty" if tracked files differ from it."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+
+
 def main() -> None:
     """Runs the seeds that are missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,7 +93,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/whole-road"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
-    summaries = []
+    commit = _commit()
+    summaries, commits = [], []
     for seed in arguments.seeds:
         directory = arguments.runs / f"seed-{seed}"
         config = RoadConfig(seed=seed, deployed_episodes=100)
@@ -96,11 +103,12 @@ def main() -> None:
         else:
             print(f"==== seed {seed}", flush=True)
             summaries.append(run_road(directory, config, Lines()))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+            directory.with_suffix(".commit").write_text(commit + "\n")
+        commits.append(directory.with_suffix(".commit").read_text().strip())
     arguments.out.mkdir(parents=True, exist_ok=True)
     record = {
         "command": "python reproductions/whole_road.py",
-        "commit": commit.stdout.strip(),
+        "commits": commits,
         "python": platform.python_version(),
         "seeds": arguments.seeds,
         "summaries": [asdict(summary) for summary in summaries],

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -9,9 +10,8 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from safehold.core.certificate import Trial
 from safehold.core.config import Config
-from safehold.core.constraint import Limit, SumCost
-from safehold.core.episode import Episode
-from safehold.core.errors import EnvironmentFault, Exhausted, ModelError, UsageError
+from safehold.core.constraint import Limit, MaximumCost, SumCost
+from safehold.core.errors import DataError, Exhausted, IntegrityError, NoSeed, UsageError
 from safehold.core.measurement import Measurement
 from safehold.core.policy import PolicyFamily
 from safehold.core.seeding import Streams
@@ -22,13 +22,16 @@ from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.prior import Prior
 from safehold.deploy.seeds import SeedRule, SeedSelection, from_returns
+from safehold.envs import registry
+from safehold.ledger.events import Started
+from safehold.ledger.run import RunDirectory
 from safehold.rollout.episodes import rollout
 
 
 class DeployConfig(Config):
     """What is declared before the first ask, in words that do not depend on the task's units."""
 
-    limit: float = Field(default=20.0, ge=0.0)
+    limit: float = Field(default=20.0, gt=0.0)
     """Largest allowed expected cost, in the task's cost units per episode."""
     delta: float = Field(default=0.05, gt=0.0, lt=1.0)
     """Probability, under the declared prior, that any deployed target is unsafe."""
@@ -87,8 +90,6 @@ def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
     spec = dataset.spec
     if len(spec.cost_names) != 1:
         raise UsageError(f"this road limits one cost, the log has {spec.cost_names}; build a Declaration by hand")
-    if not config.limit > 0:
-        raise UsageError("a limit of 0 leaves no scale to declare from; build a Declaration by hand")
     name = spec.cost_names[0]
     limit = Limit(name, float(config.limit))
     rewards, costs = dataset.reward_returns, dataset.cost_returns[:, 0]
@@ -148,10 +149,18 @@ def drive(
 
     Raises:
         SafetyHold: as `Deployment.ask` does, `Exhausted` excepted: that is the planned end.
-        EnvironmentFault, ModelError: if the world or the policy breaks; the trial is abandoned as of unknown outcome.
+        DataError: if the policy has another dial than was declared.
+        Exception: whatever breaks while a trial runs; the trial is abandoned first, as of unknown outcome.
     """
     declaration = deployment.state.declaration
-    constraints = [SumCost(limit.name) for limit in declaration.limits]
+    cost_names = registry.spec(env_id).cost_names
+    constraints = [
+        MaximumCost(limit.name) if limit.kind == "peak" else SumCost(limit.name) for limit in declaration.limits
+    ]
+    if family.target_names != declaration.space.names:
+        raise DataError(
+            f"the policy has the dial {family.target_names}, the deployment was declared for {declaration.space.names}"
+        )
     with deployment.run.runner_lock():
         while (trial := _next_trial(deployment)) is not None:
             deployment.deployed(trial.id)
@@ -165,30 +174,57 @@ def drive(
                     rng_seed=streams.integer("deployment/policy"),
                     workers=workers,
                 )
-            except (EnvironmentFault, ModelError) as fault:
+                measurement = Measurement.of(episodes, constraints, cost_names)
+                told = deployment.tell(
+                    trial.id, measurement, lengths=tuple(len(episode) for episode in episodes), seeds=seeds
+                )
+            except Exception as fault:  # whatever it was, actions were taken and their outcome is not known
                 deployment.abandon(trial.id, f"{type(fault).__name__}: {fault}")
                 raise
-            _tell(deployment, trial, episodes, constraints, family, on_told)
+            if on_told is not None:
+                on_told(told, measurement)
 
 
-def _tell(
-    deployment: Deployment,
-    trial: Trial,
-    episodes: list[Episode],
-    constraints: list[SumCost],
-    family: PolicyFamily,
-    on_told: Callable[[Trial, Measurement], None] | None,
-) -> None:
-    """Tells the raw outcomes of one trial."""
-    measurement = Measurement.of(episodes, constraints, family.target_names[1:])
-    told = deployment.tell(
-        trial.id,
-        measurement,
-        lengths=tuple(len(episode) for episode in episodes),
-        seeds=tuple(episode.seed for episode in episodes if episode.seed is not None),
-    )
-    if on_told is not None:
-        on_told(told, measurement)
+def open_or_create(path: Path, declared: Plan, *, dataset: str, policy: str, task: str, seed: int) -> Deployment:
+    """The deployment in a run directory, new or reopened; a reopened one is of this very policy, log and plan.
+
+    `dataset` and `policy` are digests.
+
+    Raises:
+        IntegrityError: if the policy is not the one that was deployed before, or the ledger is damaged or lost.
+        UsageError: if anything else differs.
+    """
+    provenance = {"task": task, "seed": seed, "dataset": dataset}
+    if not RunDirectory(path).started:
+        return Deployment.create(
+            path,
+            declared.declaration,
+            policy_digest=policy,
+            provenance=provenance,
+            seed_rule=declared.seeds.rule,
+            seed_evidence=declared.seeds.evidence(),
+        )
+    deployment = Deployment.open(path)
+    try:
+        started = started_of(deployment)
+        if started.policy_digest != policy:
+            raise IntegrityError(
+                f"{path} was declared for the policy {started.policy_digest}, this one is {policy}; its certificates "
+                "say nothing about another policy"
+            )
+        if dict(started.provenance) != provenance or started.declaration != declared.declaration.to_json():
+            raise UsageError(
+                f"{path} was declared with other data, seed or settings; resume with the same, or start anew"
+            )
+    except BaseException:
+        deployment.close()
+        raise
+    return deployment
+
+
+def started_of(deployment: Deployment) -> Started:
+    """The declaring event of a deployment."""
+    return next(event for event in deployment.events() if isinstance(event, Started))
 
 
 def _next_trial(deployment: Deployment) -> Trial | None:
@@ -208,7 +244,13 @@ def _space(rewards: np.ndarray, costs: np.ndarray, name: str, config: DeployConf
     low_cost = costs <= config.seed_cost * config.limit
     allowed = costs <= config.cost_span * config.limit
     # without a cheap episode there are no seeds; the seed rule says so in its own words
-    bottom = config.seed_low * float(np.max(rewards[low_cost] if low_cost.any() else rewards))
+    best = float(np.max(rewards[low_cost] if low_cost.any() else rewards))
+    if not best > 0:
+        raise NoSeed(
+            f"the best reward logged at costs up to {config.seed_cost * config.limit:g} is {best:.4g}; a share of it "
+            "places the seed box only where it is positive. Shift the rewards, or build a Declaration by hand"
+        )
+    bottom = config.seed_low * best
     top = float(np.max(rewards[allowed] if allowed.any() else rewards))
     if not bottom < top:
         raise UsageError(

@@ -98,15 +98,20 @@ def evaluate(
 
 @dataclass(frozen=True, slots=True)
 class DialQuality:
-    """Does the policy do what it is asked? Spearman rank correlations of asked and obtained mean returns."""
+    """Does the policy do what it is asked? Spearman rank correlations of asked and obtained mean returns.
 
-    cost: float
-    reward: float
+    None where there is none: fewer than two targets, or one value throughout.
+    """
+
+    cost: float | None
+    reward: float | None
     targets: int
 
 
 def dial_quality(evaluations: Sequence[Evaluation]) -> DialQuality:
     """Rank correlations over targets (R, G) of one cost; ties share their mean rank."""
+    if len(evaluations) < 2:
+        return DialQuality(cost=None, reward=None, targets=len(evaluations))
     asked = np.array([evaluation.target for evaluation in evaluations], dtype=np.float64)
     reward = np.array([np.mean(evaluation.rewards) for evaluation in evaluations])
     cost = np.array([np.mean(evaluation.costs) for evaluation in evaluations])
@@ -117,9 +122,11 @@ def dial_quality(evaluations: Sequence[Evaluation]) -> DialQuality:
     )
 
 
-def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-    """Spearman's rho: Pearson correlation of the ranks, ties at their mean rank."""
+def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float | None:
+    """Spearman's rho: Pearson correlation of the ranks, ties at their mean rank; None if either never changes."""
     # scipy is heavy to import and only its statistics are needed here
     from scipy.stats import spearmanr
 
+    if np.ptp(a) == 0.0 or np.ptp(b) == 0.0:
+        return None
     return float(spearmanr(a, b).statistic)

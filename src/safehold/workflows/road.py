@@ -22,10 +22,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from scipy.stats import t as student_t
 
 from safehold import __version__
-from safehold.core.certificate import Trial
+from safehold.core.certificate import Trial, TrialState
 from safehold.core.config import Config
 from safehold.core.episode import Episode
-from safehold.core.errors import Alarm, DataError, IntegrityError, NoCertifiedTarget, SafetyHold, UsageError
+from safehold.core.errors import Alarm, DataError, IntegrityError, NoCertifiedTarget, UsageError
 from safehold.core.measurement import Measurement
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
@@ -37,8 +37,8 @@ from safehold.deploy.verify import verify
 from safehold.learn.hooks import Progress
 from safehold.report.run import read_run
 from safehold.report.run_page import run_page
-from safehold.workflows.collect import collect
-from safehold.workflows.deploy import DeployConfig, Plan, drive, plan, supported
+from safehold.workflows.collect import collect, packaged_zoo
+from safehold.workflows.deploy import DeployConfig, Plan, drive, open_or_create, plan, started_of, supported
 from safehold.workflows.evaluate import DialQuality, Evaluation, dial_quality, evaluate
 from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
 
@@ -50,6 +50,18 @@ EPISODES, EVALUATIONS, SUMMARY, MANIFEST, REPORT = (
     "report.html",
 )
 POLICY, BC_SAFE, DEPLOYMENT = "cdt", "bc_safe", "deployment"
+
+SEALED = (
+    EPISODES,
+    EVALUATIONS,
+    SUMMARY,
+    REPORT,
+    f"{POLICY}/policy/{MANIFEST}",
+    f"{POLICY}/policy/tensors.safetensors",
+    f"{BC_SAFE}/policy/{MANIFEST}",
+    f"{BC_SAFE}/policy/tensors.safetensors",
+)
+"""What the manifest of a finished run must cover, at the least."""
 
 DIAL_COSTS = (0.0, 0.5, 1.0, 1.5, 2.0, 4.0, 8.0, 12.0)
 """Target costs, in limits, at which the dial is looked at."""
@@ -72,7 +84,7 @@ class RoadConfig(Config):
     """Preset of the constrained decision transformer."""
     dial_episodes: PositiveInt = 10
     """Episodes of each target of the table that shows how well the dial works before any tuning."""
-    deployed_episodes: PositiveInt = 20
+    deployed_episodes: int = Field(default=20, ge=2)
     """Fresh episodes by which each deployed target is judged afterwards."""
     evaluation_episodes: PositiveInt = 100
     """Fresh episodes of the final target, the seed, the naive target and BC-safe."""
@@ -106,7 +118,8 @@ class RoadSummary:
     """What `summary.json` holds. Costs are of the limited cost, returns are means over fresh episodes.
 
     `unsafe_targets`: deployed targets whose mean cost is above the limit with 95 % confidence (one-sided t interval
-    over `deployed_episodes` fresh episodes); `raw_unsafe_targets`: those whose mean is above it at all. The dial's rank
+    over `deployed_episodes` fresh episodes); `raw_unsafe_targets`: those whose mean is above it at all;
+    `unknown_trials`: trials that broke off while they ran. The dial's rank
     correlations of asked and obtained are over `dial_targets` supported targets, the `near` ones over those of the
     deployment's dial alone, a narrow part of them. A deployment that ended by holding says why in `held`; without a
     certified target `final_target` and its returns are None.
@@ -120,6 +133,7 @@ class RoadSummary:
     distinct_targets: int
     unsafe_targets: int
     raw_unsafe_targets: int
+    unknown_trials: int
     held: str | None
     final_target: Target | None
     final_reward_return: float | None
@@ -132,11 +146,11 @@ class RoadSummary:
     naive_cost_return: float
     bc_safe_reward_return: float
     bc_safe_cost_return: float
-    dial_cost_rank_correlation: float
-    dial_reward_rank_correlation: float
+    dial_cost_rank_correlation: float | None
+    dial_reward_rank_correlation: float | None
     dial_targets: int
-    near_dial_cost_rank_correlation: float
-    near_dial_reward_rank_correlation: float
+    near_dial_cost_rank_correlation: float | None
+    near_dial_reward_rank_correlation: float | None
     near_dial_targets: int
     best_logged_safe_reward: float
     seconds: float
@@ -150,9 +164,10 @@ def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSum
         UsageError: if the directory holds a run of another configuration, or something else.
         SafeholdError: whatever a stage refuses.
     """
-    clock = _Clock(directory)
-    _claim(directory, config)
     streams = Streams(config.seed)
+    _check_before_anything_is_written(directory, config)
+    _claim(directory, config)
+    clock = _Clock(directory)
     with clock.stage("data"):
         narrator.stage("Data: behaviour policies act, their episodes are logged and audited")
         dataset = _logged(directory, config, streams, narrator)
@@ -160,7 +175,7 @@ def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSum
     with clock.stage("training"):
         narrator.stage("Training: from the log alone, no environment is touched")
         family, bc_safe = _trained(directory, dataset, config, streams, narrator)
-    evaluations = _Evaluations(directory / EVALUATIONS, config, dataset.spec.cost_names[0], streams, narrator)
+    evaluations = _Evaluations(directory, config, dataset.spec.cost_names[0], streams, narrator)
     with clock.stage("dial"):
         narrator.stage("The dial before any tuning: what is asked, what is obtained")
         quality, near = _dial(family, dataset, evaluations, config, narrator)
@@ -169,11 +184,11 @@ def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSum
             f"Deployment: at most {config.deploy.iterations} targets, {config.deploy.episodes_per_ask} episodes each, "
             f"limit {config.deploy.limit:g}"
         )
-        deployment = _deployed(directory, plan_, family, config, streams, narrator)
+        deployment, held = _deployed(directory, plan_, dataset, family, config, streams, narrator)
     try:
         with clock.stage("evaluation"):
             narrator.stage("Evaluation on fresh episodes")
-            judged = _evaluated(deployment, dataset, family, bc_safe, evaluations, config)
+            judged = _evaluated(deployment, held, dataset, family, bc_safe, evaluations, config)
     finally:
         deployment.close()
     with clock.stage("report"):
@@ -200,6 +215,9 @@ def verify_road(directory: Path, config: RoadConfig | None = None) -> RoadSummar
     """
     manifest = _manifest(directory)
     _same_configuration(directory, manifest["config"], config)
+    unlisted = [name for name in SEALED if name not in manifest["sha256"]]
+    if unlisted:
+        raise IntegrityError(f"{directory / MANIFEST} lists no sum of {unlisted[0]}; the manifest was altered")
     for name, expected in manifest["sha256"].items():
         path = directory / name
         if not path.is_file():
@@ -213,10 +231,29 @@ def verify_road(directory: Path, config: RoadConfig | None = None) -> RoadSummar
     differences = verify(directory / DEPLOYMENT)
     if differences:
         raise IntegrityError(f"{directory / DEPLOYMENT}: {differences[0]} ({len(differences)} differences)")
-    plain = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-    for name in ("final_target", "seed_target", "naive_target"):
-        plain[name] = None if plain[name] is None else tuple(plain[name])
-    return RoadSummary(**plain)
+    _check_ledger_is_of_this_run(directory)
+    try:
+        plain = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
+        for name in ("final_target", "seed_target", "naive_target"):
+            plain[name] = None if plain[name] is None else tuple(plain[name])
+        return RoadSummary(**plain)
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{directory / SUMMARY} is of another version of safehold ({error}); run again with --overwrite"
+        ) from error
+
+
+def _check_ledger_is_of_this_run(directory: Path) -> None:
+    """The ledger names the log and the policy that lie beside it.
+
+    Raises:
+        IntegrityError: if it names others.
+    """
+    with Deployment.open(directory / DEPLOYMENT, read_only=True) as deployment:
+        started = started_of(deployment)
+    found = (hdf5.read(directory / EPISODES).digest, _manifest_digest(directory / POLICY / "policy"))
+    if found != (started.provenance.get("dataset"), started.policy_digest):
+        raise IntegrityError(f"{directory / DEPLOYMENT} is the ledger of another log or policy than lie in {directory}")
 
 
 # Stages ----------------------------------------------------------------------------------------------------------
@@ -325,29 +362,35 @@ def _dial(
         ],
     )
     narrator.line(
-        f"rank correlation of asked and obtained over {quality.targets} targets: cost {quality.cost:.2f}, reward "
-        f"{quality.reward:.2f}; over the {near.targets} up to cost {top:g}: {near.cost:.2f}, {near.reward:.2f}"
+        f"rank correlation of asked and obtained over {quality.targets} targets: cost {_rho(quality.cost)}, reward "
+        f"{_rho(quality.reward)}; over the {near.targets} up to cost {top:g}: {_rho(near.cost)}, {_rho(near.reward)}"
     )
     return quality, near
 
 
+def _rho(value: float | None) -> str:
+    """A rank correlation for people."""
+    return "undefined" if value is None else f"{value:.2f}"
+
+
 def _deployed(
-    directory: Path, plan_: Plan, family: PolicyFamily, config: RoadConfig, streams: Streams, narrator: Narrator
-) -> Deployment:
-    """The certified deployment, created or resumed, driven to its end."""
-    path = directory / DEPLOYMENT
-    digest = _manifest_digest(directory / POLICY / "policy")
-    if (path / "ledger.sqlite").exists():
-        deployment = Deployment.open(path)
-    else:
-        deployment = Deployment.create(
-            path,
-            plan_.declaration,
-            policy_digest=digest,
-            provenance={"task": config.task, "seed": config.seed, "episodes": EPISODES},
-            seed_rule=plan_.seeds.rule,
-            seed_evidence=plan_.seeds.evidence(),
-        )
+    directory: Path,
+    plan_: Plan,
+    dataset: OfflineDataset,
+    family: PolicyFamily,
+    config: RoadConfig,
+    streams: Streams,
+    narrator: Narrator,
+) -> tuple[Deployment, str | None]:
+    """The certified deployment, created or resumed, driven to its end; and why it held, if it did."""
+    deployment = open_or_create(
+        directory / DEPLOYMENT,
+        plan_,
+        dataset=dataset.digest,
+        policy=_manifest_digest(directory / POLICY / "policy"),
+        task=config.task,
+        seed=config.seed,
+    )
     limit = plan_.declaration.limits[0]
 
     def told(trial: Trial, measurement: Measurement) -> None:
@@ -361,9 +404,13 @@ def _deployed(
 
     try:
         drive(deployment, config.task, family, streams=streams, workers=config.workers, on_told=told)
-    except SafetyHold as hold:  # an answer, not a failure: it is recorded, and the report says so
+    except (NoCertifiedTarget, Alarm) as hold:  # answers, not failures: recorded, and the report says so
         narrator.line(f"HOLD  {type(hold).__name__}: {hold}")
-    return deployment
+        return deployment, f"{type(hold).__name__}: {hold}"
+    except BaseException:
+        deployment.close()
+        raise
+    return deployment, None
 
 
 def _recommended(deployment: Deployment) -> Target | None:
@@ -385,11 +432,13 @@ class _Judged:
     naive: Evaluation
     bc_safe: Evaluation
     asks: int
+    unknown: int
     told_episodes: int
 
 
 def _evaluated(
     deployment: Deployment,
+    held: str | None,
     dataset: OfflineDataset,
     family: PolicyFamily,
     bc_safe: Policy,
@@ -398,13 +447,15 @@ def _evaluated(
 ) -> _Judged:
     """Fresh episodes for every deployed target and for what the result is compared with."""
     state, many = deployment.state, config.evaluation_episodes
-    asked = [state.asked[trial].target for trial in state.told]
+    # every target that acted counts, whatever became of its trial
+    asked = [a.target for trial, a in state.asked.items() if state.states[trial] is not TrialState.ABORTED]
+    if not asked:
+        raise DataError("the deployment ran no target at all; there is nothing to judge")
     final, seed = _recommended(deployment), asked[0]
-    status = deployment.status()
     naive = (float(dataset.reward_returns.max()), float(config.deploy.limit))
     return _Judged(
         final=None if final is None else evaluations.of("final", [(family.at(final), final)], many)[0],
-        held=status.reason if status.state in ("held", "alarm") else None,
+        held=held,
         seed=evaluations.of("seed", [(family.at(seed), seed)], many)[0],
         naive=evaluations.of("naive", [(family.at(naive), naive)], many)[0],
         bc_safe=evaluations.of("bc_safe", [(bc_safe, None)], many)[0],
@@ -412,6 +463,7 @@ def _evaluated(
             evaluations.of("deployed", [(family.at(z), z) for z in dict.fromkeys(asked)], config.deployed_episodes)
         ),
         asks=len(state.asked),
+        unknown=sum(state.states[trial] is TrialState.UNKNOWN for trial in state.asked),
         told_episodes=sum(len(told.rewards) for told in state.told.values()),
     )
 
@@ -419,18 +471,24 @@ def _evaluated(
 class _Evaluations:
     """Evaluations of one run, each made once and kept in one file; every label has a stream of fresh episodes."""
 
-    def __init__(self, path: Path, config: RoadConfig, cost_name: str, streams: Streams, narrator: Narrator) -> None:
-        self._path, self._config, self._cost_name = path, config, cost_name
+    def __init__(
+        self, directory: Path, config: RoadConfig, cost_name: str, streams: Streams, narrator: Narrator
+    ) -> None:
+        self._path, self._config, self._cost_name = directory / EVALUATIONS, config, cost_name
         self._streams, self._narrator = streams, narrator
+        self._policies = {name: _manifest_digest(directory / name / "policy") for name in (POLICY, BC_SAFE)}
         self._done: list[Evaluation] = []
-        if path.exists():
-            plain = json.loads(path.read_text(encoding="utf-8"))
+        if self._path.exists():
+            plain = json.loads(self._path.read_text(encoding="utf-8"))
+            if plain.get("policies") != self._policies:
+                raise IntegrityError(f"{self._path} holds returns of other policies than {directory}; delete it")
             self._done = [Evaluation.from_json(entry) for entry in plain["targets"]]
 
     def of(self, label: str, policies: Sequence[tuple[Policy, Target | None]], episodes: int) -> list[Evaluation]:
         """The evaluations under this label, from the file or, all together, from the world."""
         kept = [done for done in self._done if done.label == label]
-        if [done.target for done in kept] == [target for _, target in policies]:
+        wanted = [(target, episodes) for _, target in policies]
+        if [(done.target, len(done.rewards)) for done in kept] == wanted:
             return kept
         count = 0
 
@@ -455,6 +513,7 @@ class _Evaluations:
             "task": self._config.task,
             "limit": self._config.deploy.limit,
             "cost_name": self._cost_name,
+            "policies": self._policies,
             "targets": [done.to_json() for done in self._done],
         }
         _write_text(self._path, json.dumps(record, allow_nan=False) + "\n")
@@ -465,9 +524,13 @@ class _Evaluations:
 
 
 def lower_bound(costs: np.ndarray) -> float:
-    """One-sided 95 % lower bound of the mean by Student's t; -inf for fewer than two episodes."""
+    """One-sided 95 % lower bound of the mean by Student's t.
+
+    Raises:
+        DataError: for fewer than two episodes: they bound nothing, and that must not pass for a low cost.
+    """
     if len(costs) < 2:
-        return float("-inf")
+        raise DataError(f"{len(costs)} episodes give no bound of their mean cost; evaluate at least two")
     error = float(np.std(costs, ddof=1)) / np.sqrt(len(costs))
     return float(np.mean(costs) - student_t.ppf(0.95, len(costs) - 1) * error)
 
@@ -493,6 +556,7 @@ def _summary(
         distinct_targets=len(judged.deployed),
         unsafe_targets=sum(not lower_bound(e.costs) <= limit for e in judged.deployed),
         raw_unsafe_targets=sum(not float(np.mean(e.costs)) <= limit for e in judged.deployed),
+        unknown_trials=judged.unknown,
         held=judged.held,
         final_target=None if final is None else final.target,
         final_reward_return=None if final is None else float(final.rewards.mean()),
@@ -553,6 +617,15 @@ class _Clock:
         self._path.unlink(missing_ok=True)
 
 
+def _check_before_anything_is_written(directory: Path, config: RoadConfig) -> None:
+    """Refuses what would be refused later anyway, while there is nothing to clean up."""
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"{directory} is a file; name a directory for the run")
+    packaged_zoo(config.task)
+    preset("cdt", config.preset)
+    preset("bc", config.preset)
+
+
 def _claim(directory: Path, config: RoadConfig) -> None:
     """Makes the run directory ours, or sees that it is."""
     path = directory / "config.json"
@@ -588,7 +661,7 @@ def _write_manifest(directory: Path, config: RoadConfig) -> None:
     files = sorted(
         path
         for path in directory.rglob("*")
-        if path.is_file() and path.suffix not in (".lock",) and path.name not in (MANIFEST, "clock.json")
+        if path.is_file() and path.suffix != ".lock" and path not in (directory / MANIFEST, directory / "clock.json")
     )
     manifest = {
         "config": _identity(config.to_json()),
