@@ -59,6 +59,25 @@ def open_verdict(state: State) -> Verdict:
     return verdict
 
 
+def refuse_to_run(state: State, trial: str) -> None:
+    """Raises if a trial that was asked may not run, or run again, as things stand now.
+
+    Raises:
+        Alarm: if a measurement contradicted the model.
+        Exhausted: if the run was stopped.
+        NoCertifiedTarget: if the trial's target is revoked or no longer certified.
+    """
+    _refuse_if_ended(state)
+    asked = state.asked[trial]
+    verdict = state.verdict()
+    if not verdict.safe[asked.index]:
+        why = "is revoked by what was measured" if verdict.revoked[asked.index] else "is no longer certified"
+        raise NoCertifiedTarget(
+            f"{trial} may not run: its target {asked.target} {why} since it was asked; abandon it. "
+            f"{fallback_words(state)}"
+        )
+
+
 def certificate(state: State, verdict: Verdict, index: int) -> Certificate:
     """Why this candidate may be handed out now."""
     declaration = state.declaration
@@ -90,12 +109,17 @@ def risk(state: State, name: str, limit: float, index: int) -> float:
     return float(ndtr(excess / sd))
 
 
-def _refuse_if_closed(state: State) -> None:
-    """Raises if nothing may be asked at all, whatever is certified."""
+def _refuse_if_ended(state: State) -> None:
+    """Raises if nothing may run any more, whatever was asked before."""
     if state.alarm is not None:
         raise Alarm(f"alarm: {state.alarm.reason}. Certificates no longer mean anything; hold. {fallback_words(state)}")
     if state.stopped is not None:
         raise Exhausted(f"the run was stopped: {state.stopped}; start a new one to go on")
+
+
+def _refuse_if_closed(state: State) -> None:
+    """Raises if nothing may be asked at all, whatever is certified."""
+    _refuse_if_ended(state)
     if state.n_spent >= state.declaration.horizon:
         raise Exhausted(
             f"all {state.declaration.horizon} declared asks are spent; deploy what recommend() names, or declare a "
@@ -159,7 +183,7 @@ def _choose(state: State, view: View) -> tuple[int, Phase, int | None]:
 
 
 def first_seed(state: State, among: Bool[np.ndarray, "m"]) -> int:
-    """Of these seed targets, at least one, the nearest to the centre of the box of all of them, in units of the axes."""
+    """Of these seed targets, at least one, the nearest to the centre of the box of all, in units of the axes."""
     points = state.declaration.space.points
     indices = state.declaration.seed_indices
     box = points[indices]

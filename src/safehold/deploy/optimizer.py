@@ -42,7 +42,11 @@ class TargetOptimizer:
         return _answer(self._state, key)
 
     def deployed(self, trial_id: str) -> Trial:
-        """The first action of a trial is about to be taken."""
+        """The first action of a trial is about to be taken.
+
+        Raises:
+            NoCertifiedTarget, Exhausted, Alarm: it may not run any more; the message says why.
+        """
         self._take(steps.deploy(self._state, trial_id))
         return self._state.trial(trial_id)
 
@@ -186,7 +190,11 @@ class Deployment:
         return _answer(self._state, key)
 
     def deployed(self, trial_id: str) -> Trial:
-        """The first action of a trial is about to be taken: call it before the first step of its first episode."""
+        """The first action of a trial is about to be taken: call it before the first step of its first episode.
+
+        Raises:
+            NoCertifiedTarget, Exhausted, Alarm: it may not run any more, and that is recorded; do not run it.
+        """
         self._take(lambda state: steps.deploy(state, trial_id))
         return self._state.trial(trial_id)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from safehold.core.certificate import Trial, TrialState
 from safehold.core.errors import Conflict, DataError, SafetyHold
 from safehold.core.measurement import Measurement
-from safehold.deploy.choose import next_ask
+from safehold.deploy.choose import next_ask, refuse_to_run
 from safehold.deploy.replay import OPEN, State
 from safehold.ledger.events import Abandoned, Deployed, Event, Held, Stopped, told
 
@@ -22,16 +22,18 @@ class Step:
 def ask(state: State, key: str | None) -> Step:
     """The next ask; none if the key was asked before; a record of holding if nothing may be asked.
 
-    Waiting for an open trial is no holding: that refusal is raised at once and leaves no record.
+    A trial that was asked with this key is not given again once it may not run any more. Waiting for an open
+    trial is no holding: that refusal is raised at once and leaves no record.
     """
-    if asked_with(state, key) is not None:
-        return Step((), state)
+    known = asked_with(state, key)
+    if known is not None:
+        return _held(state, known.id) or Step((), state)
     try:
         event = next_ask(state, key)
     except SafetyHold as hold:
         if state.pending_full:
             raise
-        return Step((Held(error=type(hold).__name__, reason=str(hold)),), state, hold)
+        return _holding(state, hold)
     return Step((event,), state.apply(event))
 
 
@@ -43,16 +45,21 @@ def asked_with(state: State, key: str | None) -> Trial | None:
 
 
 def deploy(state: State, trial_id: str) -> Step:
-    """A trial begins to run; nothing if it already does.
+    """A trial begins to run; nothing if it already does; a record of holding if it may not run as things stand now.
+
+    A running trial is asked about again when a runner resumes after a crash: the same conditions hold.
 
     Raises:
         DataError: if the trial is unknown, or was told or abandoned.
     """
     _known(state, trial_id)
+    if state.states[trial_id] not in OPEN:
+        raise DataError(f"trial {trial_id} is {state.states[trial_id].value}; only a planned trial can be deployed")
+    held = _held(state, trial_id)
+    if held is not None:
+        return held
     if state.states[trial_id] is TrialState.RUNNING:
         return Step((), state)
-    if state.states[trial_id] is not TrialState.PLANNED:
-        raise DataError(f"trial {trial_id} is {state.states[trial_id].value}; only a planned trial can be deployed")
     event = Deployed(trial=trial_id)
     return Step((event,), state.apply(event))
 
@@ -115,6 +122,20 @@ def stop(state: State, reason: str) -> Step:
         return Step((), state)
     event = Stopped(reason=reason)
     return Step((event,), state.apply(event))
+
+
+def _held(state: State, trial_id: str) -> Step | None:
+    """A record of holding if this trial may not run as things stand now."""
+    try:
+        refuse_to_run(state, trial_id)
+    except SafetyHold as hold:
+        return _holding(state, hold)
+    return None
+
+
+def _holding(state: State, hold: SafetyHold) -> Step:
+    """The record of a refusal, and the refusal."""
+    return Step((Held(error=type(hold).__name__, reason=str(hold)),), state, hold)
 
 
 def _known(state: State, trial_id: str) -> None:

@@ -195,6 +195,51 @@ def test_a_stopped_run_hands_out_nothing(path):
         assert kinds(deployment) == ["Started", "Seeded", "Stopped", "Held"]
 
 
+def refused_to_run(deployment, trial, error, message):
+    """Neither deploying the trial nor asking with its key gives it out."""
+    before = deployment.state.states[trial.id]
+    for call in (lambda: deployment.deployed(trial.id), lambda: deployment.ask(trial.key)):
+        with pytest.raises(error, match=message):
+            call()
+    assert deployment.state.states[trial.id] is before
+    assert kinds(deployment)[-1] == "Held"
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_an_open_trial_does_not_run_after_a_stop(path, running):
+    with Deployment.create(path, declaration()) as deployment:
+        trial = deployment.ask("key")
+        if running:
+            deployment.deployed(trial.id)
+        deployment.stop("moved to another plant")
+        refused_to_run(deployment, trial, Exhausted, "moved to another plant")
+        assert deployment.tell(trial.id, answer(trial.target)).state is TrialState.DONE
+    assert verify(path) == []
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_an_open_trial_does_not_run_after_an_alarm(path, running):
+    with Deployment.create(path, declaration(settings=Settings(pending_cap=2))) as deployment:
+        first, second = deployment.ask("a"), deployment.ask("b")
+        if running:
+            deployment.deployed(second.id)
+        deployment.tell(first.id, measurement(40.0, 190.0, spread=0.5))
+        refused_to_run(deployment, second, Alarm, "no longer have a point in common")
+        assert deployment.tell(second.id, answer(second.target)).state is TrialState.DONE
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_an_open_trial_does_not_run_once_its_target_is_revoked(path, running):
+    with Deployment.create(path, declaration(settings=Settings(pending_cap=2), seeds=((40.0, 0.0),))) as deployment:
+        first, second = deployment.ask("a"), deployment.ask("b")
+        assert first.target == second.target
+        if running:
+            deployment.deployed(second.id)
+        deployment.tell(first.id, measurement(40.0, 25.0, spread=1.0))
+        refused_to_run(deployment, second, NoCertifiedTarget, "is revoked by what was measured")
+        assert deployment.tell(second.id, answer(second.target)).state is TrialState.DONE
+
+
 def test_a_read_only_deployment_reports_and_refuses_to_write(path):
     with Deployment.create(path, declaration()) as deployment:
         drive(deployment)
