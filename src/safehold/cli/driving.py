@@ -23,6 +23,7 @@ from safehold.data.layouts import read_any
 from safehold.deploy.optimizer import Deployment
 from safehold.ledger.encoding import to_plain
 from safehold.ledger.events import Started
+from safehold.ledger.run import RunDirectory
 from safehold.report.intervals import mean_interval
 from safehold.report.words import target_text, verdict_of
 from safehold.workflows.deploy import DeployConfig, Plan, drive, plan
@@ -50,7 +51,9 @@ class DriveArguments(Arguments):
 
 def run(arguments: DriveArguments, output: Output) -> int:
     """Declares or reopens the deployment and drives it to its end; 6 if it holds, or ends with nothing to recommend."""
-    out = free_directory(arguments.out, resume=arguments.resume)
+    out = arguments.out if arguments.resume else free_directory(arguments.out)
+    if arguments.resume and not RunDirectory(out).started:
+        raise UsageError(f"{out} holds no deployment to go on with; leave --resume away to begin one")
     dataset = read_any(arguments.data)
     declared = plan(dataset, arguments.deploy)
     one_torch_thread()

@@ -31,13 +31,33 @@ def no_file(path: Path) -> None:
             raise UsageError(f"{place} is a file; name a directory")
 
 
-def free_directory(path: Path, *, resume: bool = False) -> Path:
-    """The path, if a run may be made there: nothing is there yet, or an empty directory, or `resume` is set.
+def free_directory(path: Path) -> Path:
+    """The path, if a run may be made there: nothing is there yet, or an empty directory.
 
     Raises:
         UsageError: if something else is there.
     """
     no_file(path)
-    if path.is_dir() and any(path.iterdir()) and not resume:
+    if path.is_dir() and any(path.iterdir()):
         raise UsageError(f"{path} exists and is not empty; choose another directory, or give --resume to go on there")
+    return path
+
+
+def resumable_training(path: Path) -> Path:
+    """The path, if training can go on there: it holds what training leaves and nothing else, or nothing at all.
+
+    Raises:
+        UsageError: naming what else is there.
+    """
+    no_file(path)
+    if not path.is_dir():
+        return path
+    named = ((place, place.name.lstrip(".")) for place in path.iterdir())
+    foreign = [place.name for place, name in named if name.split(".")[0] not in ("checkpoints", "policy")]
+    checkpoints = path / "checkpoints"
+    if checkpoints.is_dir():  # numbered by updates; a write that was cut short begins with a dot
+        steps = ((place, place.name.lstrip(".").split(".")[0]) for place in checkpoints.iterdir())
+        foreign += [f"checkpoints/{place.name}" for place, name in steps if not name.isdigit()]
+    if foreign:
+        raise UsageError(f"{path} holds {min(foreign)!r}, which no training makes; name the directory of a training")
     return path

@@ -23,15 +23,19 @@ def load_for(directory: Path, task: str) -> LoadedPolicy:
     Raises:
         UsageError: if there is no such environment.
         IntegrityError: if bytes of the checkpoint changed.
-        DataError: if it holds no policy, or one that was trained on a task of another shape.
+        DataError: if it holds no policy, or one that was trained on a task of another shape, or does not say on which.
     """
     wanted = registry.spec(task)
     from safehold.learn.checkpoint import load_checkpoint
     from safehold.workflows.train import load
 
     checkpoint = load_checkpoint(directory)
-    if "spec" in checkpoint.meta:
-        _check_same(TaskSpec.of_json(checkpoint.meta["spec"]), wanted, directory)
+    if "spec" not in checkpoint.meta:
+        raise DataError(
+            f"{directory} holds a {checkpoint.kind!r} that does not say which task it was trained on; name a policy as "
+            "`safehold train` leaves it in OUT/policy"
+        )
+    _check_same(TaskSpec.of_json(checkpoint.meta["spec"]), wanted, directory)
     return LoadedPolicy(load(directory, expected_digest=checkpoint.digest), checkpoint.digest)
 
 

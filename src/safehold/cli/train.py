@@ -11,7 +11,7 @@ from safehold.cli.arguments import Arguments, Seed
 from safehold.cli.console import Output
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
-from safehold.cli.outputs import free_directory
+from safehold.cli.outputs import free_directory, resumable_training
 from safehold.cli.settings import from_file, value_of
 from safehold.cli.threads import one_torch_thread
 from safehold.core.config import Config
@@ -71,7 +71,7 @@ def _run(method: str) -> Callable[[Any, Output], int]:
     """What a method's verb does."""
 
     def run(arguments: CDTArguments | BCArguments, output: Output) -> int:
-        out = free_directory(arguments.out, resume=arguments.resume)
+        out = resumable_training(arguments.out) if arguments.resume else free_directory(arguments.out)
         one_torch_thread()
         config = arguments.method
         with Narration(output) as narration:

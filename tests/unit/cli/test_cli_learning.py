@@ -5,11 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from safehold.core.episode import Episode
 from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
 from safehold.envs import registry
+from safehold.learn.checkpoint import save_checkpoint
 from safehold.learn.online.zoo import load_zoo
 
 TASK = "toy/PointHazard"
@@ -67,6 +69,38 @@ def test_train_leaves_a_policy_and_refuses_to_train_over_it(safehold, log, polic
     assert "not empty" in ran.err
     assert "finished" in safehold("train", "bc", "--data", log, "--out", policies / "bc", "--resume").err
     assert (policies / "bc" / "policy" / "manifest.json").read_bytes() == manifest
+
+
+@pytest.mark.parametrize("foreign", ["config.json", "manifest.json", "notes.txt", "checkpoints/epoch=3.ckpt", "cdt/x"])
+def test_resume_writes_into_no_directory_of_others(safehold, log, policies, tmp_path, foreign):
+    (tmp_path / "out" / foreign).parent.mkdir(parents=True)
+    (tmp_path / "out" / foreign).write_text("mine")
+    drive = ("deploy", "run", "--policy", policies / "cdt" / "policy", "--limit", 5, *DIAL)
+    for words in (("train", "bc", "--steps", 1), drive):
+        ran = safehold(*words, "--data", log, "--out", tmp_path / "out", "--resume")
+        assert ran.code == 2
+        assert "which no training makes" in ran.err or "no deployment to go on with" in ran.err
+        assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == [tmp_path / "out" / foreign]
+        assert (tmp_path / "out" / foreign).read_text() == "mine"
+
+
+def test_there_is_no_deployment_to_resume_in_a_new_directory(safehold, log, policies, tmp_path):
+    words = ("deploy", "run", "--policy", policies / "cdt" / "policy", "--data", log, "--limit", 5, *DIAL)
+    ran = safehold(*words, "--out", tmp_path / "new", "--resume")
+    assert ran.code == 2
+    assert "no deployment to go on with" in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_training_that_was_cut_short_goes_on(safehold, log, tmp_path):
+    words = ("train", "bc", "--data", log, "--steps", 6, "--checkpoint-every", 2, "--json", "--quiet")
+    whole = safehold(*words, "--out", tmp_path / "whole").json
+    cut = shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(cut / "policy")
+    shutil.rmtree(cut / "checkpoints" / max(path.name for path in (cut / "checkpoints").iterdir()))
+    (cut / "checkpoints" / ".4.x1y2").mkdir()
+    (cut / ".policy.x1y2").mkdir()
+    assert safehold(*words, "--out", cut, "--resume").json["digest"] == whole["digest"]
 
 
 def test_train_speaks_json_on_standard_output_and_lines_on_standard_error(safehold, log, tmp_path):
@@ -182,6 +216,14 @@ def test_a_policy_whose_bytes_changed_is_never_run(safehold, policies, tmp_path)
     assert safehold("evaluate", copy, "--task", TASK).code == 4
 
 
+def test_a_policy_that_names_no_task_is_never_run(safehold, tmp_path):
+    tensors = {"w": torch.zeros(1)}
+    save_checkpoint(tmp_path / "policy", kind="bc", tensors=tensors, meta={"layers": 1, "provenance": {}})
+    ran = safehold("evaluate", tmp_path / "policy", "--task", TASK)
+    assert ran.code == 3
+    assert "does not say which task" in ran.err
+
+
 def test_a_deployment_is_driven_resumed_and_never_mixed(safehold, policies, log, tmp_path):
     words = ("deploy", "run", "--policy", policies / "cdt" / "policy", "--data", log, "--limit", 5, *DIAL)
     out = tmp_path / "deployment"
@@ -245,4 +287,8 @@ def test_demo_never_mixes_with_or_removes_what_is_not_its_own(safehold, tmp_path
     ran = safehold("demo", "--deploy.limit", "nan", "--out", tmp_path / "new")
     assert ran.code == 2
     assert "--deploy.limit nan" in ran.err
+    for limit in (0, -1):
+        ran = safehold("demo", "--deploy.limit", limit, "--out", tmp_path / "new")
+        assert ran.code == 2
+        assert f"--deploy.limit {limit}: " in ran.err
     assert not (tmp_path / "new").exists()
