@@ -69,7 +69,7 @@ class CollectArguments(Arguments):
     """File to write."""
     seed: Seed = 0
     """Seed of the resets and of the policies' noise."""
-    episodes: PositiveInt = 650
+    episodes: PositiveInt = 640
     """Episodes in all; every behaviour policy acts about equally often."""
     zoo: Path | None = None
     """Directory of behaviour policies, as `safehold explore` leaves it; the shipped ones if not said."""

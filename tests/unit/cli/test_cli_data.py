@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pytest
 
+from safehold.cli.data import CollectArguments
 from safehold.data import hdf5
 from safehold.data.layouts import read_any
+from safehold.workflows.collect import EPISODES
 
 
 @pytest.fixture
@@ -82,6 +84,10 @@ def test_convert_of_an_unknown_task_writes_nothing(safehold, episodes, tmp_path)
     assert ran.code == 2
     assert "HalfCheetahVelocity" in ran.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_collect_makes_as_many_episodes_as_the_workflow_would():
+    assert CollectArguments.model_fields["episodes"].default == EPISODES
 
 
 def test_summary_counts_the_episodes_that_keep_the_limit(safehold, episodes):
