@@ -70,6 +70,13 @@ class AbandonArguments(TrialArguments):
     """Attest that no action of this trial was ever taken; otherwise its target is revoked."""
 
 
+class StopArguments(RunArguments):
+    """Arguments of `deploy stop`."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=1000)]
+    """Why nothing more is to be handed out."""
+
+
 class ExportArguments(RunArguments):
     """Arguments of `deploy export`."""
 
@@ -144,6 +151,17 @@ def abandon(arguments: AbandonArguments, output: Output) -> int:
     output.result(to_plain(trial))
     consequence = "" if arguments.never_deployed else "; its target is revoked, because its outcome is unknown"
     output.say(f"{trial.id} is {trial.state.value}{consequence}.")
+    return 0
+
+
+def stop(arguments: StopArguments, output: Output) -> int:
+    """Ends a deployment: nothing is handed out any more."""
+    with Deployment.open(_place(arguments)) as deployment:
+        deployment.stop(arguments.reason)
+        now = deployment.status()
+    output.result(to_plain(now))
+    open_trials = f"; still to be told or abandoned: {', '.join(now.open_trials)}" if now.open_trials else ""
+    output.say(f"{arguments.run} is stopped{open_trials}.")
     return 0
 
 
@@ -369,6 +387,7 @@ COMMANDS = {
     "ask": Command(AskArguments, ask),
     "tell": Command(TellArguments, tell),
     "abandon": Command(AbandonArguments, abandon),
+    "stop": Command(StopArguments, stop),
     "recommend": Command(RunArguments, recommend),
     "verify": Command(RunArguments, check),
     "export": Command(ExportArguments, export),

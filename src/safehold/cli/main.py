@@ -62,6 +62,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "ask": "the next certified target",
             "tell": "record what a trial did",
             "abandon": "give a trial up",
+            "stop": "end a deployment: nothing is handed out any more",
             "recommend": "the best told target that is certified",
             "verify": "check the ledger's chain, and derive every ask anew",
             "export": "the ledger as JSON lines",

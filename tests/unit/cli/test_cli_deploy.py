@@ -147,6 +147,20 @@ def test_abandoning_revokes_unless_it_never_ran(safehold, open_run):
     assert len(safehold("deploy", "status", open_run, "--json").json["revoked"]) == 1
 
 
+def test_stopping_ends_the_run_with_its_reason(safehold, open_run):
+    trial = safehold("deploy", "ask", open_run, "--json").json["id"]
+    assert "--reason" in safehold("deploy", "stop", open_run).err
+    assert safehold("deploy", "stop", open_run, "--reason", "").code == 2
+    ran = safehold("deploy", "stop", open_run, "--reason", "pump leaks")
+    assert ran.code == 0
+    assert trial in ran.out
+    refused = safehold("deploy", "ask", open_run)
+    assert refused.code == 6
+    assert "pump leaks" in refused.err
+    assert safehold("deploy", "status", open_run, "--json").json["state"] == "stopped"
+    assert safehold("deploy", "stop", open_run.parent / "nothing", "--reason", "x").code == 2
+
+
 def test_verify_finds_an_edited_ledger(safehold, run):
     with sqlite3.connect(run / "ledger.sqlite") as database:
         database.execute("DROP TRIGGER event_is_never_updated")
