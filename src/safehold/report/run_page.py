@@ -50,7 +50,14 @@ def verdict(run: RunView) -> Verdict:
     unknown = [trial for trial, standing in state.states.items() if standing is TrialState.UNKNOWN]
     limits = "; ".join(limit_text(run, limit) for limit in state.declaration.limits)
     fresh = _fresh(run)
-    lines = (f"Limit: {limits}.", *_episode_share(state), *fresh.lines, *_comparison(run), *_holds(run))
+    lines = (
+        f"Limit: {limits}.",
+        *_episode_share(state),
+        *fresh.lines,
+        *_comparison(run),
+        *_holds(run),
+        *_unrecommended(state),
+    )
     if state.alarm is not None:
         return Verdict("bad", f"Alarm: {state.alarm.reason}. Its certificates no longer mean anything.", lines)
     if over or unknown:
@@ -165,6 +172,13 @@ def _holds(run: RunView) -> tuple[str, ...]:
     """How often the answer was to hold; that the declared asks are spent is no hold but the planned end."""
     held = [event for event in run.events if isinstance(event, Held) and event.error != Exhausted.__name__]
     return (f"The run held {_counted(len(held), 'time')}; the last time because: {held[-1].reason}",) if held else ()
+
+
+def _unrecommended(state: State) -> tuple[str, ...]:
+    """That a run which asked has nothing to recommend."""
+    if not state.asked or recommendation(state) is not None:
+        return ()
+    return ("Nothing is recommended: no told target is certified by a bound.",)
 
 
 def _deployments(run: RunView) -> list[Section]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_runs import LIMIT, declaration, deploy, evaluate, log, measure, whole_run
 
-from safehold.core.errors import DataError, IntegrityError, UsageError
+from safehold.core.errors import DataError, IntegrityError, NoCertifiedTarget, UsageError
 from safehold.core.measurement import Measurement
 from safehold.deploy.choose import PREMISES, SEED_PREMISES
 from safehold.deploy.optimizer import Deployment
@@ -107,6 +107,31 @@ def test_an_unknown_outcome_counts_as_unsafe(tmp_path):
     said = verdict(read_run(tmp_path))
     assert said.standing == "bad"
     assert "1 ended with unknown outcome" in said.headline
+
+
+def test_a_run_that_holds_says_that_nothing_is_recommended(tmp_path):
+    with deploy(tmp_path, tells=0) as deployment:
+        for _ in range(2):
+            trial = deployment.ask()
+            deployment.deployed(trial.id)
+            deployment.abandon(trial.id, "power cut")
+        with pytest.raises(NoCertifiedTarget):
+            deployment.ask()
+    run = read_run(tmp_path)
+    said = verdict(run)
+    assert said.standing == "bad"
+    assert "2 ended with unknown outcome" in said.headline
+    assert any(line.startswith("The run held 1 time") for line in said.lines)
+    assert any(line.startswith("Nothing is recommended") for line in said.lines)
+    assert "Nothing is recommended" in run_page(run)
+
+
+def test_safe_outcomes_without_a_certified_target_call_for_caution(tmp_path):
+    with deploy(tmp_path, tells=0) as deployment:
+        tell(deployment, [0.0, 2 * LIMIT - 1])
+    said = verdict(read_run(tmp_path))
+    assert said.standing == "caution"
+    assert any(line.startswith("Nothing is recommended") for line in said.lines)
 
 
 def test_nothing_told_is_no_evidence(tmp_path):
