@@ -121,6 +121,7 @@ class Deployment:
 
         Raises:
             UsageError: if the directory already holds a run.
+            IntegrityError: if it held one whose ledger was lost.
         """
         run = RunDirectory(path)
         started = Started(

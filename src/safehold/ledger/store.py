@@ -114,11 +114,14 @@ class Ledger:
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """Whether a ledger was created here: false after a creation that was interrupted before its first event."""
-        if not path.exists():
-            return False
+        """Whether a ledger was created here, even if only its head is left of it.
+
+        False after a creation that was interrupted before its first event.
+        """
         head = _read_head(path)
-        return head is None or head.seq >= 0 or _has_events(path)
+        if head is not None and head.seq >= 0:
+            return True
+        return path.exists() and (head is None or _has_events(path))
 
     @staticmethod
     def create(path: Path, first: Sequence[Event]) -> "Ledger":
@@ -126,6 +129,7 @@ class Ledger:
 
         Raises:
             UsageError: if there is one already (a ledger is never overwritten), or the directory cannot be made.
+            IntegrityError: if there was one, of which only the head file is left.
             ResourceError: if the file system is a network one, where SQLite's locks do not hold.
         """
         try:
@@ -140,6 +144,12 @@ class Ledger:
     def _create(path: Path, first: Sequence[Event]) -> "Ledger":
         """The new ledger, while nobody else creates one here."""
         if Ledger.exists(path):
+            if not path.exists():
+                raise IntegrityError(
+                    f"{path} is missing, but {_head_path(path)} says that events were committed: the ledger was lost, "
+                    "and with it what was asked, revoked and spent. Restore it from a backup; a new run needs another "
+                    "directory"
+                )
             raise UsageError(f"{path} already holds a run; open it to resume, or choose another directory")
         _replace_head(path, Head(-1, _NO_HASH))
         for suffix in ("", "-journal", "-wal", "-shm"):  # leftovers of an interrupted creation hold no event
@@ -485,7 +495,7 @@ def _refuse_network_file_system(directory: Path) -> None:
     if kind.startswith(_NETWORK_FILE_SYSTEMS):
         raise ResourceError(
             f"{directory} is on a network file system ({kind}), where SQLite's locks do not hold; "
-            "keep the run on a local disk and copy it with the backup command"
+            "keep the run on a local disk and copy it with Python's `Deployment.open(run).ledger.backup(copy)`"
         )
 
 

@@ -84,6 +84,14 @@ def test_a_run_is_never_overwritten(path):
         Deployment.create(path, declaration())
 
 
+def test_a_lost_run_is_never_started_anew(path):
+    with Deployment.create(path, declaration()) as deployment:
+        deployment.ask()
+    (path / "ledger.sqlite").unlink()
+    with pytest.raises(IntegrityError, match="the ledger was lost"):
+        Deployment.create(path, declaration())
+
+
 def test_an_ask_is_committed_before_it_is_returned(path):
     with Deployment.create(path, declaration()) as deployment:
         trial = deployment.ask()

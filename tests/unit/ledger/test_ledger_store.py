@@ -257,6 +257,19 @@ def test_a_truncated_wal_is_noticed(full):
         Ledger.open(full)
 
 
+def test_a_lost_ledger_is_never_replaced_by_an_empty_one(full):
+    for suffix in ("", "-wal", "-shm"):
+        full.with_name(full.name + suffix).unlink(missing_ok=True)
+    head = full.with_suffix(".head").read_bytes()
+    assert Ledger.exists(full)
+    with pytest.raises(IntegrityError, match=r"the ledger was lost.*Restore it from a backup") as error:
+        Ledger.create(full, ONE_OF_EACH)
+    assert error.value.exit_code == 4
+    assert {name: content for name, content in files(full).items()} == {"ledger.head": head}
+    with pytest.raises(IntegrityError, match="the head file says a ledger was here"):
+        Ledger.open(full)
+
+
 def test_a_creation_that_was_interrupted_starts_over(path):
     path.parent.mkdir()
     store._replace_head(path, store.Head(-1, "0" * 64))
