@@ -27,8 +27,8 @@ test: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile
 
 lint: $(VENV)/.ready-dev
-	$(BIN)/ruff format --check src tests benchmarks reproductions
-	$(BIN)/ruff check src tests benchmarks reproductions
+	$(BIN)/ruff format --check src tests benchmarks reproductions zoo
+	$(BIN)/ruff check src tests benchmarks reproductions zoo
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
