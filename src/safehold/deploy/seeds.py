@@ -17,7 +17,8 @@ class SeedRule:
 
     Let R* be the largest reward return among logged episodes whose cost returns are at most `cost_share` of their
     limits. Seed targets are the supported candidates with a target cost of at most `cost_share` of every limit and
-    a target reward between `low` and `high` times R*, if at least `minimum` logged episodes lie in that box.
+    a target reward between `low` and `high` times R*, if at least `minimum` logged episodes lie in that box. R* must
+    be positive: shares of a negative return lie above it.
     (PLS tables 5-6 use boxes of this kind, stated by hand: costs up to a quarter of b = 20, rewards below the best.)
     """
 
@@ -37,7 +38,9 @@ class SeedRule:
         """The rule in a sentence, for the ledger."""
         return (
             f"supported targets with cost <= {self.cost_share:g} of every limit and reward in [{self.low:g}, "
-            f"{self.high:g}] of the best reward return logged at such costs; at least {self.minimum} episodes there"
+            f"{self.high:g}] of the best reward return logged at such costs; at least {self.minimum} episodes there. "
+            "Means, maxima and margins are of the episodes in that box, selected for low cost; "
+            "mean_costs_in_reward_band are of all logged episodes of such rewards, whatever they cost"
         )
 
 
@@ -47,6 +50,8 @@ class SeedSelection:
 
     `best_reward` is R*, `reward_range` the box's sides. `episodes` logged episodes lie in the box (their returns);
     `cost_means` and `cost_maxima` are over those; `margins` how far the mean stays under each limit, in its units.
+    Those episodes were selected for low cost. `episodes_in_reward_band` logged episodes have a reward in the range
+    whatever they cost; `mean_costs_in_reward_band` are theirs, the fairer guess at what such a reward costs.
     """
 
     targets: tuple[Target, ...]
@@ -57,6 +62,8 @@ class SeedSelection:
     cost_means: Mapping[str, float]
     cost_maxima: Mapping[str, float]
     margins: Mapping[str, float]
+    episodes_in_reward_band: int
+    mean_costs_in_reward_band: Mapping[str, float]
 
     def evidence(self) -> dict[str, object]:
         """The same as plain values, for the ledger."""
@@ -67,6 +74,8 @@ class SeedSelection:
             "cost_means": dict(self.cost_means),
             "cost_maxima": dict(self.cost_maxima),
             "margins": dict(self.margins),
+            "episodes_in_reward_band": self.episodes_in_reward_band,
+            "mean_costs_in_reward_band": dict(self.mean_costs_in_reward_band),
         }
 
 
@@ -83,7 +92,8 @@ def from_returns(
     That a policy asked for these returns attains such costs is a premise, not a proof: the first ask tests it.
 
     Raises:
-        NoSeed: if no logged episode is that safe, no candidate lies in the box, or too few episodes do.
+        NoSeed: if no logged episode is that safe, the best reward is not positive, no candidate lies in the box, or
+            too few episodes do.
         DataError: if a return is not finite.
     """
     rule = rule or SeedRule()
@@ -101,7 +111,12 @@ def from_returns(
             "attest seed targets by hand, or log safer episodes"
         )
     best = float(np.max(reward_returns[cheap]))
-    low, high = sorted((rule.low * best, rule.high * best))
+    if not best > 0.0:
+        raise NoSeed(
+            f"the best reward logged at costs of at most {rule.cost_share:g} of the limits is {best:.4g}; the seed "
+            "rule takes shares of it and needs a positive one: attest seed targets by hand"
+        )
+    low, high = rule.low * best, rule.high * best
     asked_reward = space.points[:, 0]
     inside = support & (asked_reward >= low) & (asked_reward <= high)
     for limit in limits:
@@ -111,7 +126,8 @@ def from_returns(
             f"no supported target has a reward in [{low:.4g}, {high:.4g}] and costs up to {rule.cost_share:g} of the "
             "limits; refine the target grid there or widen the rule"
         )
-    near = cheap & (reward_returns >= low) & (reward_returns <= high)
+    in_band = (reward_returns >= low) & (reward_returns <= high)
+    near = cheap & in_band
     if int(np.sum(near)) < rule.minimum:
         raise NoSeed(
             f"{int(np.sum(near))} logged episodes lie in the seed box, reward in [{low:.4g}, {high:.4g}]; asked are "
@@ -127,4 +143,6 @@ def from_returns(
         cost_means=means,
         cost_maxima={name: float(np.max(values[near])) for name, values in costs.items()},
         margins={limit.name: limit.value - means[limit.name] for limit in limits},
+        episodes_in_reward_band=int(np.sum(in_band)),
+        mean_costs_in_reward_band={name: float(np.mean(values[in_band])) for name, values in costs.items()},
     )

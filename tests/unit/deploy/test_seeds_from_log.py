@@ -35,6 +35,19 @@ def test_the_margin_is_what_the_logged_episodes_in_the_box_say():
     assert json.loads(canonical(selection.evidence()))["reward_range"] == [70.0, 80.0]
 
 
+def test_the_evidence_says_what_such_rewards_cost_without_selection():
+    evidence = select().evidence()
+    assert evidence["episodes_in_reward_band"] == 6
+    assert evidence["mean_costs_in_reward_band"] == {"cost": pytest.approx(37.0 / 6)}
+    assert "selected for low cost" in select().rule
+
+
+@pytest.mark.parametrize("best", [0.0, -10.0])
+def test_without_a_positive_best_reward_no_seed(best):
+    with pytest.raises(NoSeed, match="needs a positive one: attest seed targets by hand"):
+        select(rewards=np.minimum(REWARDS, best), costs=np.full(8, 1.0))
+
+
 def test_expensive_episodes_do_not_set_the_best_reward():
     assert select(costs=np.where(REWARDS == 100.0, 6.0, COSTS), rule=SeedRule(low=0.2, high=1.0)).best_reward == 79.0
 
