@@ -103,10 +103,6 @@ class GaussianProcess:
             _whitened=_append(self._whitened, rows),
         )
 
-    def covariance_with(self, index: int) -> Float[np.ndarray, "m"]:
-        """Posterior covariance of f at one candidate with f at every candidate."""
-        return self.covariances(np.array([index]), np.arange(len(self.candidates)))[0]
-
     def covariances(self, a: Int[np.ndarray, "p"], b: Int[np.ndarray, "q"]) -> Float[np.ndarray, "p q"]:
         """Posterior covariance of f at some candidates with f at others."""
         cross = self.kernel(self.candidates[a], self.candidates[b])

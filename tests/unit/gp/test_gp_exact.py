@@ -41,7 +41,9 @@ def test_posterior_is_the_textbook_formula(kernel):
     np.testing.assert_allclose(belief.mean, mean, rtol=1e-10)
     np.testing.assert_allclose(belief.variance, np.diag(covariance), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(belief.sd**2, belief.variance)
-    np.testing.assert_allclose(belief.covariance_with(5), covariance[5], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        belief.covariances(np.array([5]), np.arange(len(belief.candidates)))[0], covariance[5], rtol=1e-9, atol=1e-12
+    )
     np.testing.assert_allclose(
         belief.covariances(np.array([3, 60]), np.arange(5, 9)), covariance[[3, 60], 5:9], rtol=1e-9, atol=1e-12
     )
@@ -67,7 +69,12 @@ def test_two_hundred_extensions_equal_refactoring():
     once = prior().condition(indices, values, noise)
     np.testing.assert_allclose(steps.mean, once.mean, rtol=1e-10)
     np.testing.assert_allclose(steps.variance, once.variance, rtol=1e-10)
-    np.testing.assert_allclose(steps.covariance_with(7), once.covariance_with(7), rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(
+        steps.covariances(np.array([7]), np.arange(len(steps.candidates)))[0],
+        once.covariances(np.array([7]), np.arange(len(once.candidates)))[0],
+        rtol=1e-8,
+        atol=1e-12,
+    )
 
 
 @given(seed=st.integers(0, 10**6))
