@@ -136,7 +136,8 @@ def _nothing_certified(state: State, verdict: Verdict) -> NoCertifiedTarget:
     """The refusal that names the candidate that came nearest, and what it misses."""
     declaration = state.declaration
     scales = {limit.name: declaration.scale(limit) for limit in declaration.limits}
-    misses = shortfall(declaration.limits, state.bands, scales)
+    present = state.present_upper()
+    misses = shortfall(declaration.limits, present, scales)
     eligible = declaration.prior.support & ~verdict.revoked
     revoked = int(np.sum(verdict.revoked & (declaration.seeds | state.contradicted())))
     if not eligible.any():
@@ -145,7 +146,7 @@ def _nothing_certified(state: State, verdict: Verdict) -> NoCertifiedTarget:
         )
     place = int(np.argmin(np.where(eligible, misses, np.inf)))
     bounds = ", ".join(
-        f"{limit.name}: upper bound {state.bands[limit.name].upper[place]:.4g} against limit {limit.value:g}"
+        f"{limit.name}: upper bound {present[limit.name][place]:.4g} against limit {limit.value:g}"
         for limit in declaration.limits
     )
     premise = (

@@ -109,8 +109,9 @@ class Declaration:
         return mask
 
     def alpha(self, n_told: int) -> float:
-        """Multiplier of the cost bands in the round after `n_told` measurements, at each limit's share of delta."""
-        return alpha(n_told + 1, len(self.space), self.delta / len(self.limits))
+        """Multiplier of the cost bands in the round after `n_told` measurements, at the least share of delta."""
+        shares = split(self.delta, [limit.name for limit in self.limits])
+        return alpha(n_told + 1, len(self.space), min(shares.values()))
 
     def reward_alpha(self, n_told: int) -> float:
         """Multiplier of the reward band; it steers the search and spends none of delta."""

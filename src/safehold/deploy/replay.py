@@ -136,12 +136,17 @@ class State:
         return certify(
             self.declaration.limits,
             self.bands,
-            {name: belief.process.mean for name, belief in self.costs.items()},
+            self.present_upper(),
             support=self.declaration.prior.support,
             seeds=self.declaration.seeds,
             contradicted=self.contradicted(),
             measured_over=self.measured_over(),
         )
+
+    def present_upper(self) -> dict[str, Float[np.ndarray, "m"]]:
+        """mu_N + alpha_N sigma_N of every limited cost, with the noise as it is believed now."""
+        alpha = self.declaration.alpha(self.n_told)
+        return {name: belief.process.mean + alpha * belief.process.sd for name, belief in self.costs.items()}
 
     def contradicted(self) -> Bool[np.ndarray, "m"]:
         """Candidates that their own trials speak against: measured over a limit, a failed episode, an unknown outcome.

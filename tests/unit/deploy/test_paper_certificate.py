@@ -8,21 +8,22 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from safehold.core.constraint import Limit
+from safehold.core.measurement import Measurement
 from safehold.deploy.acquisition import expanders
 from safehold.deploy.certificates.paper import certify, shortfall
 from safehold.deploy.optimizer import TargetOptimizer
-from safehold.gp.confidence import ConfidenceBand, alpha
+from safehold.gp.confidence import ConfidenceBand, alpha, split
 
 LIMITS = (Limit("cost", 20.0),)
 NO = np.zeros(4, dtype=np.bool_)
 YES = np.ones(4, dtype=np.bool_)
 
 
-def verdict(lower, upper, mean=None, support=YES, seeds=NO, contradicted=NO, over=NO):
+def verdict(lower, upper, present=None, support=YES, seeds=NO, contradicted=NO, over=NO):
     band = ConfidenceBand(np.array(lower, dtype=np.float64), np.array(upper, dtype=np.float64))
-    means = {"cost": np.array(lower if mean is None else mean, dtype=np.float64)}
+    bounds = {"cost": np.array(upper if present is None else present, dtype=np.float64)}
     return certify(
-        LIMITS, {"cost": band}, means, support=support, seeds=seeds, contradicted=contradicted, measured_over=over
+        LIMITS, {"cost": band}, bounds, support=support, seeds=seeds, contradicted=contradicted, measured_over=over
     )
 
 
@@ -40,7 +41,7 @@ def test_the_bound_of_the_candidate_itself_decides_without_tolerance():
 
 def test_what_is_not_a_number_is_not_safe():
     assert not verdict([0, 0, np.nan, 0], [np.nan, np.inf, 10.0, np.nan], seeds=NO).safe.any()
-    assert not verdict([np.nan] * 4, [1.0] * 4, mean=[1.0] * 4, seeds=YES).safe.any()
+    assert not verdict([np.nan] * 4, [1.0] * 4, seeds=YES).safe.any()
 
 
 def test_without_support_nothing_is_certified():
@@ -77,9 +78,26 @@ def test_another_target_over_a_limit_leaves_the_seeds_their_premise():
     assert not said.refuted
 
 
-def test_a_remembered_bound_does_not_outweigh_the_present_mean():
-    said = verdict([0] * 4, [19.0] * 4, mean=[10.0, 20.0, 20.1, np.nan])
+def test_a_remembered_bound_does_not_outweigh_the_present_one():
+    said = verdict([0] * 4, [19.0] * 4, present=[10.0, 20.0, 20.1, np.nan])
     np.testing.assert_array_equal(said.by_band, [True, True, False, False])
+
+
+def test_bounds_from_when_the_noise_seemed_smaller_certify_nothing():
+    """A quiet batch, then a noisy one of a low mean: the running bounds stay low, the present ones rise."""
+    optimizer = TargetOptimizer(declaration(episode_sd={"cost": 5.0}))
+    optimizer.tell(optimizer.ask().id, measurement(40.0, 1.0, spread=0.5))
+    assert optimizer.state.verdict().by_band.any()
+    noisy = measurement(40.0, 15.0, spread=1.0)
+    costs = np.where(np.arange(20) < 18, 0.0, 150.0)
+    optimizer.tell(optimizer.ask().id, Measurement(rewards=noisy.rewards, costs={"cost": costs}, failed=noisy.failed))
+    state = optimizer.state
+    assert state.alarm is None
+    process, factor = state.costs["cost"].process, state.declaration.alpha(state.n_told)
+    present = process.mean + factor * process.sd
+    remembered = state.bands["cost"].upper <= 20.0
+    assert np.any(remembered & (present > 20.0))
+    assert not np.any(state.verdict().by_band & (present > 20.0))
 
 
 def test_every_limit_counts():
@@ -88,10 +106,10 @@ def test_every_limit_counts():
         "cost": ConfidenceBand(np.zeros(4), np.array([10.0, 10.0, 30.0, 30.0])),
         "fall": ConfidenceBand(np.zeros(4), np.array([0.5, 2.0, 0.5, 2.0])),
     }
-    means = {"cost": np.zeros(4), "fall": np.zeros(4)}
-    safe = certify(limits, bands, means, support=YES, seeds=NO, contradicted=NO, measured_over=NO).safe
+    present = {name: band.upper for name, band in bands.items()}
+    safe = certify(limits, bands, present, support=YES, seeds=NO, contradicted=NO, measured_over=NO).safe
     np.testing.assert_array_equal(safe, [True, False, False, False])
-    missed = shortfall(limits, bands, {"cost": 20.0, "fall": 1.0})
+    missed = shortfall(limits, present, {"cost": 20.0, "fall": 1.0})
     np.testing.assert_allclose(missed, [-0.5, 1.0, 0.5, 1.0])
 
 
@@ -169,6 +187,12 @@ def test_a_seed_target_that_was_measured_above_the_limit_is_revoked(cost):
     assert optimizer.state.verdict().revoked[index]
     assert not optimizer.state.verdict().safe[index]
     assert trial.target in optimizer.status().revoked
+
+
+def test_bands_pay_for_the_share_of_delta_that_split_gives_a_limit():
+    declared = two_limits(delta=0.1)
+    share = split(0.1, ["cost", "fall"])["fall"]
+    assert declared.alpha(3) == alpha(4, len(declared.space), share)
 
 
 def test_bands_are_the_running_intersection_of_the_theorem():

@@ -40,7 +40,7 @@ class Verdict:
 def certify(
     limits: Sequence[Limit],
     bands: Mapping[str, ConfidenceBand],
-    means: Mapping[str, Float[np.ndarray, "m"]],
+    present: Mapping[str, Float[np.ndarray, "m"]],
     *,
     support: Bool[np.ndarray, "m"],
     seeds: Bool[np.ndarray, "m"],
@@ -49,10 +49,12 @@ def certify(
 ) -> Verdict:
     """Z is certified iff u_N(z) <= limit for every limit, or z is a seed target, and nothing told speaks against it.
 
+    `present` is mu_N + alpha_N sigma_N of the present round alone. It must be at or under every limit too: u_N, a
+    running intersection, remembers bounds that were computed when the noise was believed to be smaller.
+
     Unlike [PLS, Eq. for Y_N], which adds z' to the safe set if u_N(z) + L d(z, z') <= b for *some* safe z and is
     vacuous at the paper's L = 0, the bound of z' itself decides. A candidate is revoked if it was `contradicted` by
-    its own episodes, if its lower bound is above a limit, or if its present posterior mean is (a running
-    intersection remembers old upper bounds; a candidate believed to be over the limit now is not run on them).
+    its own episodes, or if its lower bound is above a limit.
     One seed target that is measured over a limit (`measured_over`), or whose lower bound is, refutes the premise
     that all of them are safe: from then on no candidate is handed out on that premise, only on its own bound.
     Only more conditions are put on top of the printed rule, so its promise is kept.
@@ -61,15 +63,12 @@ def certify(
     refuting = measured_over.copy()
     for limit in limits:
         band = bands[limit.name]
-        under &= band.upper <= limit.value
+        under &= (band.upper <= limit.value) & (present[limit.name] <= limit.value)
         refuting |= ~(band.lower <= limit.value)
     revoked = contradicted | refuting
     refuted = bool((seeds & refuting).any())
-    by_mean = np.ones_like(support)
-    for limit in limits:
-        by_mean &= means[limit.name] <= limit.value
     return Verdict(
-        by_band=under & by_mean & ~revoked,
+        by_band=under & ~revoked,
         by_premise=seeds & ~revoked & (not refuted),
         revoked=revoked,
         refuted=refuted,
@@ -77,7 +76,7 @@ def certify(
 
 
 def shortfall(
-    limits: Sequence[Limit], bands: Mapping[str, ConfidenceBand], scales: Mapping[str, float]
+    limits: Sequence[Limit], present: Mapping[str, Float[np.ndarray, "m"]], scales: Mapping[str, float]
 ) -> Float[np.ndarray, "m"]:
-    """By how much the upper bounds miss: the largest (u - limit) / scale over the limits; <= 0 where none does."""
-    return np.max([(bands[limit.name].upper - limit.value) / scales[limit.name] for limit in limits], axis=0)
+    """By how much the present upper bounds, never under the running ones, miss: the largest (u - limit) / scale."""
+    return np.max([(present[limit.name] - limit.value) / scales[limit.name] for limit in limits], axis=0)
