@@ -14,19 +14,17 @@ from safehold.cli.outputs import free_directory
 from safehold.cli.policies import load_for
 from safehold.cli.threads import one_torch_thread
 from safehold.core.certificate import Trial
-from safehold.core.errors import DataError, IntegrityError, SafetyHold, UsageError
+from safehold.core.errors import DataError, SafetyHold, UsageError
 from safehold.core.measurement import Measurement
 from safehold.core.policy import PolicyFamily
 from safehold.core.seeding import Streams
-from safehold.data.dataset import OfflineDataset
 from safehold.data.layouts import read_any
 from safehold.deploy.optimizer import Deployment
 from safehold.ledger.encoding import to_plain
-from safehold.ledger.events import Started
 from safehold.ledger.run import RunDirectory
 from safehold.report.intervals import mean_interval
 from safehold.report.words import target_text, verdict_of
-from safehold.workflows.deploy import DeployConfig, Plan, drive, plan
+from safehold.workflows.deploy import DeployConfig, drive, open_or_create, plan
 
 
 class DriveArguments(Arguments):
@@ -68,7 +66,9 @@ def run(arguments: DriveArguments, output: Output) -> int:
             "they are of different tasks"
         )
     with (
-        _opened(out, declared, dataset, loaded.digest, task, arguments.seed) as deployment,
+        open_or_create(
+            out, declared, dataset=dataset.digest, policy=loaded.digest, task=task, seed=arguments.seed
+        ) as deployment,
         Narration(output) as narration,
     ):
 
@@ -95,38 +95,3 @@ def deployment_line(deployment: Deployment, trial: Trial, measurement: Measureme
         parts.append(f"{limit.name} {predicted} ({bound}), limit {limit.value:g}, got {mean_interval(costs)}")
     parts.append(f"reward {float(np.mean(measurement.rewards)):.5g}")
     return " | ".join([*parts, verdict_of(deployment.state, trial.id)])
-
-
-def _opened(out: Path, declared: Plan, dataset: OfflineDataset, digest: str, task: str, seed: int) -> Deployment:
-    """The deployment, new or reopened; a reopened one must be of this policy, log, seed and declaration.
-
-    Raises:
-        IntegrityError: if the policy is not the one that was deployed before.
-        UsageError: if anything else differs.
-    """
-    provenance = {"task": task, "seed": seed, "dataset": dataset.digest}
-    if not (out / "ledger.sqlite").exists():
-        return Deployment.create(
-            out,
-            declared.declaration,
-            policy_digest=digest,
-            provenance=provenance,
-            seed_rule=declared.seeds.rule,
-            seed_evidence=declared.seeds.evidence(),
-        )
-    deployment = Deployment.open(out)
-    try:
-        started = next(event for event in deployment.events() if isinstance(event, Started))
-        if started.policy_digest != digest:
-            raise IntegrityError(
-                f"{out} was declared for the policy {started.policy_digest}, this one is {digest}; its certificates "
-                "say nothing about another policy"
-            )
-        if dict(started.provenance) != provenance or started.declaration != declared.declaration.to_json():
-            raise UsageError(
-                f"{out} was declared with other data, seed or settings; resume with the same, or start anew"
-            )
-    except BaseException:
-        deployment.close()
-        raise
-    return deployment
