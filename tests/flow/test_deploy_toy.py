@@ -180,7 +180,7 @@ def test_whatever_breaks_while_a_trial_runs_counts_against_its_target(log, tmp_p
     assert deployment.state.n_told == 2
     last = deployment.events()[-1]
     assert isinstance(last, Abandoned)
-    assert deployment.state.verdict().revoked[deployment.state.asked[last.trial].index]
+    assert deployment.state.asked[last.trial].target in deployment.status().revoked
     deployment.close()
 
 
@@ -271,3 +271,12 @@ def test_one_episode_bounds_no_mean():
     with pytest.raises(DataError, match="at least two"):
         lower_bound(np.array([1000.0]))
     assert lower_bound(np.array([30.0, 30.0])) == 30.0
+
+
+def test_nothing_runs_after_a_stop(log, tmp_path):
+    deployment = Deployment.create(tmp_path / "run", plan(log, CONFIG).declaration)
+    deployment.ask(key="ask-0")
+    deployment.stop("the operator said so")
+    drive(deployment, "toy/Dial", dial.DialFamily(), streams=Streams(0))
+    assert deployment.state.n_told == 0
+    deployment.close()

@@ -89,8 +89,8 @@ def status(state: State) -> Status:
         recommendation = recommend(state)
     except (NoCertifiedTarget, Alarm):
         recommendation = None
-    told = {state.asked[trial].index for trial in state.told}
-    named = sorted(index for index in told | set(declaration.seed_indices.tolist()) if verdict.revoked[index])
+    acted = {asked.index for asked in state.asked.values()}
+    named = sorted(index for index in acted | set(declaration.seed_indices.tolist()) if verdict.revoked[index])
     return Status(
         state=word,
         reason=reason,

@@ -163,7 +163,10 @@ def drive(
         )
     with deployment.run.runner_lock():
         while (trial := _next_trial(deployment)) is not None:
-            deployment.deployed(trial.id)
+            try:
+                deployment.deployed(trial.id)
+            except Exhausted:  # stopped by its owner while this trial was open: it does not run
+                return
             count = declaration.settings.episodes_per_ask
             seeds = streams.episode_seeds("deployment", trial.number * count, count)
             try:
