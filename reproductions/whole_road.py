@@ -1,10 +1,11 @@
 """The whole road over five seeds: how often a deployed target was unsafe, and what the tuned policy earns.
 
-    python reproductions/whole_road.py [--seeds 0 1 2 3 4] [--runs runs/whole-road] [--out docs/results]
+    python reproductions/whole_road.py [--seeds 10 11 12 13 14] [--runs runs/whole-road] [--out docs/results]
 
 Every seed draws its own dataset from the zoo, its own weights, its own deployment. Fixed before the study was run:
 the configuration below (that of `safehold demo`, except that every deployed target is judged by 100 fresh episodes),
-five seeds, the statistics of `table`, all seeds reported. About eight minutes a seed on two cores; interrupted runs
+five seeds, the statistics of `table`, all seeds reported. The plan of the log and the training settings were chosen by
+looking at seeds 0, 1 and 2; so that choosing does not flatter the result, the study uses none of them. About eight minutes a seed on two cores; interrupted runs
 go on where they stopped.
 """
 
@@ -12,12 +13,13 @@ import argparse
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from safehold.report.intervals import mean_interval, proportion_interval
+from safehold.core.intervals import mean_interval, proportion_interval
 from safehold.workflows.road import RoadConfig, RoadSummary, finished, run_road, verify_road
 
 MEASURES = (
@@ -48,7 +50,7 @@ class Lines:
     def progress(self, what: str, done: int, total: int) -> None:
         pass
 
-    def table(self, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         for row in (columns, *rows):
             print("  ".join(f"{cell:>16}" for cell in row), flush=True)
 
@@ -89,7 +91,7 @@ def _commit() -> str:
 def main() -> None:
     """Runs the seeds that are missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
     parser.add_argument("--runs", type=Path, default=Path("runs/whole-road"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()

@@ -15,6 +15,7 @@ from safehold.cli.policies import load_for
 from safehold.cli.threads import one_torch_thread
 from safehold.core.certificate import Trial
 from safehold.core.errors import DataError, SafetyHold, UsageError
+from safehold.core.intervals import mean_interval
 from safehold.core.measurement import Measurement
 from safehold.core.policy import PolicyFamily
 from safehold.core.seeding import Streams
@@ -22,7 +23,6 @@ from safehold.data.layouts import read_any
 from safehold.deploy.optimizer import Deployment
 from safehold.ledger.encoding import to_plain
 from safehold.ledger.run import RunDirectory
-from safehold.report.intervals import mean_interval
 from safehold.report.words import target_text, verdict_of
 from safehold.workflows.deploy import DeployConfig, drive, open_or_create, plan
 

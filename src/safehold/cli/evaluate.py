@@ -17,10 +17,10 @@ from safehold.cli.policies import load_for
 from safehold.cli.threads import one_torch_thread
 from safehold.core.episode import Episode
 from safehold.core.errors import UsageError
+from safehold.core.intervals import mean_interval, proportion_interval
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.envs import registry
-from safehold.report.intervals import mean_interval, proportion_interval
 from safehold.report.words import over_limit, percent
 from safehold.workflows.evaluate import evaluate
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import beta
 
 from safehold.core.errors import SafetyHold, UsageError
+from safehold.core.intervals import Interval, proportion_interval
 from safehold.core.measurement import Measurement
 from safehold.core.seeding import Streams
 from safehold.deploy.declaration import Declaration
@@ -70,7 +70,7 @@ class Study:
 
     runs: int
     violating: int
-    interval: tuple[float, float]
+    interval: Interval
     delta: float
     mean_gap_closed: float | None
     held: Mapping[str, int]
@@ -153,21 +153,11 @@ def study(declaration: Declaration, runs: int, seed: int) -> Study:
     return Study(
         runs=runs,
         violating=violating,
-        interval=clopper_pearson(violating, runs, 0.95),
+        interval=proportion_interval(violating, runs),
         delta=declaration.delta,
         mean_gap_closed=float(np.mean(gaps)) if gaps else None,
         held={word: words.count(word) for word in sorted(set(words))},
     )
-
-
-def clopper_pearson(successes: int, trials: int, confidence: float) -> tuple[float, float]:
-    """Exact two-sided interval of a binomial probability; [0, 1] without trials.   [Clopper & Pearson 1934]."""
-    if trials == 0:
-        return 0.0, 1.0
-    tail = (1.0 - confidence) / 2.0
-    low = float(beta.ppf(tail, successes, trials - successes + 1)) if successes > 0 else 0.0
-    high = float(beta.ppf(1.0 - tail, successes + 1, trials - successes)) if successes < trials else 1.0
-    return low, high
 
 
 def _root(output: OutputPrior, points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m m"]:

@@ -22,12 +22,14 @@ class Step:
 def ask(state: State, key: str | None) -> Step:
     """The next ask; none if the key was asked before; a record of holding if nothing may be asked.
 
-    A trial that was asked with this key is not given again once it may not run any more. Waiting for an open
-    trial is no holding: that refusal is raised at once and leaves no record.
+    A trial that was asked with this key and is still open is not given again once it may not run any more; one that
+    has ended is given as it ended. Waiting for an open trial is no holding: that refusal is raised at once and leaves
+    no record.
     """
     known = asked_with(state, key)
     if known is not None:
-        return _held(state, known.id) or Step((), state)
+        held = _held(state, known.id) if known.state in OPEN else None
+        return held or Step((), state)
     try:
         event = next_ask(state, key)
     except SafetyHold as hold:

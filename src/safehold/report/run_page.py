@@ -9,6 +9,7 @@ import numpy as np
 from safehold.core.certificate import TrialState
 from safehold.core.constraint import Limit
 from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
+from safehold.core.intervals import mean_interval, proportion_upper
 from safehold.core.target import Target
 from safehold.deploy.replay import State
 from safehold.deploy.status import Recommendation, recommend
@@ -16,7 +17,6 @@ from safehold.ledger.events import Asked, Bound, Held, unpack_mask
 from safehold.report import tables
 from safehold.report.figures import asked_obtained, bounds, calibration, certificate, data_plane, safe_set, timeline
 from safehold.report.figures.palette import MARKS
-from safehold.report.intervals import mean_interval, proportion_upper
 from safehold.report.page import Picture, Section, Table, Verdict, page
 from safehold.report.premises import premises
 from safehold.report.run import RunView
@@ -41,13 +41,14 @@ def next_commands(run: RunView) -> tuple[str, ...]:
 
 
 def verdict(run: RunView) -> Verdict:
-    """Safe only if every outcome is known and every told mean is at or under its limit."""
+    """Safe only if every deployment was told, and every told mean is at or under its limit."""
     if run.state is None:
         return Verdict("caution", "No deployment in this run: nothing was certified.", _comparison(run))
     state = run.state
     told = list(state.told)
     over = [trial for trial in told if verdict_of(state, trial) != "SAFE"]
     unknown = [trial for trial, standing in state.states.items() if standing is TrialState.UNKNOWN]
+    running = [trial for trial, standing in state.states.items() if standing is TrialState.RUNNING]
     limits = "; ".join(limit_text(run, limit) for limit in state.declaration.limits)
     fresh = _fresh(run)
     lines = (
@@ -68,11 +69,15 @@ def verdict(run: RunView) -> Verdict:
         words = f"{_counted(fresh.surely_over, 'deployed target')} cost more than the limit on fresh episodes"
         return Verdict("bad", f"{words} (one-sided 95 % bound of the mean).", lines)
     if not told:
-        return Verdict("caution", "Nothing was deployed and told yet: there is no evidence.", lines)
+        words = f" {_counted(len(running), 'deployment')} began." if running else ""
+        return Verdict("caution", f"Nothing was told yet: there is no evidence.{words}", lines)
     bound = percent(proportion_upper(0, len(told)))
     headline = f"0 of {len(told)} deployments had a mean cost above a limit (95 % upper bound of the share: {bound})."
     if fresh.over:
         words = f"On fresh episodes the mean of {_counted(fresh.over, 'deployed target')} is above it, within chance."
+        return Verdict("caution", f"{headline} {words}", lines)
+    if running:
+        words = f"{_counted(len(running), 'deployment')} began and nothing was told: the outcome is not known."
         return Verdict("caution", f"{headline} {words}", lines)
     if recommendation(state) is None:
         return Verdict("caution", f"{headline} No told target is certified by a bound yet.", lines)

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from safehold.core.intervals import mean_interval, proportion_interval
 from safehold.deploy.replay import State
 from safehold.report.figures.palette import NAMES
-from safehold.report.intervals import mean_interval, proportion_interval
 from safehold.report.page import Table
 from safehold.report.run import Evaluation, RunView
 from safehold.report.words import over_limit, percent, target_text, verdict_of

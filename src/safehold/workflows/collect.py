@@ -130,18 +130,21 @@ def plan(zoo: Zoo, rng: np.random.Generator) -> tuple[Behaviour, ...]:
     reckless = [e for e in zoo.policies if e.limit is None and e.evaluations[0].cost >= RECKLESS_COST]
     if len(careful) < 2:
         return tuple(single)
-    return (*single, *(_relay(careful, reckless, registry.spec(zoo.env_id).horizon, rng) for _ in range(RELAYS)))
+    horizon = registry.spec(zoo.env_id).horizon
+    return (*single, *(_relay(number, careful, reckless, horizon, rng) for number in range(RELAYS)))
 
 
 def _relay(
-    careful: Sequence[ZooPolicy], reckless: Sequence[ZooPolicy], horizon: int, rng: np.random.Generator
+    number: int, careful: Sequence[ZooPolicy], reckless: Sequence[ZooPolicy], horizon: int, rng: np.random.Generator
 ) -> Behaviour:
     """One relay; who runs is drawn here, when they change is drawn for each episode."""
     half = max(1, len(careful) // 2)
     first = careful[int(rng.integers(half))]
     second = careful[int(rng.integers(half // 2, len(careful)))]
     noisy = [NoiseSpread(entry.policy, LARGEST_NOISE) for entry in (first, second)]
-    relay = Behaviour(f"{first.name}>{second.name}", Switch(noisy[0], noisy[1], 0, round(TURN * horizon)))
+    relay = Behaviour(
+        f"relay-{number:03d}:{first.name}>{second.name}", Switch(noisy[0], noisy[1], 0, round(TURN * horizon))
+    )
     if not reckless or rng.random() >= SPRINT_SHARE:
         return relay
     sprint = reckless[int(rng.integers(len(reckless)))]

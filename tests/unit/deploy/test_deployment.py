@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,16 @@ def test_an_open_trial_does_not_run_after_a_stop(path, running):
         refused_to_run(deployment, trial, Exhausted, "moved to another plant")
         assert deployment.tell(trial.id, answer(trial.target)).state is TrialState.DONE
     assert verify(path) == []
+
+
+def test_a_told_trial_is_still_given_by_its_key_after_a_stop(path):
+    """A runner that lost the answer asks again: the trial has ended, so nothing will run on it."""
+    with Deployment.create(path, declaration()) as deployment:
+        trial = deployment.ask("key")
+        deployment.tell(trial.id, answer(trial.target))
+        deployment.stop("moved to another plant")
+        assert deployment.ask("key") == replace(trial, state=TrialState.DONE)
+        assert kinds(deployment)[-1] == "Stopped"
 
 
 @pytest.mark.parametrize("running", [False, True])

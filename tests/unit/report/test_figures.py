@@ -6,6 +6,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from safehold.core.errors import DataError, UsageError
+from safehold.core.intervals import mean_interval
 from safehold.core.target import TargetSpace
 from safehold.report.figures import (
     asked_obtained,
@@ -17,7 +18,6 @@ from safehold.report.figures import (
     safe_set,
     timeline,
 )
-from safehold.report.intervals import mean_interval
 
 SPACE = TargetSpace({"reward": (0.0, 10.0), "cost": (0.0, 1.0, 2.0)})
 

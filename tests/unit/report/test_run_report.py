@@ -109,6 +109,17 @@ def test_an_unknown_outcome_counts_as_unsafe(tmp_path):
     assert "1 ended with unknown outcome" in said.headline
 
 
+def test_a_deployment_that_was_never_told_is_no_success(tmp_path):
+    with deploy(tmp_path, tells=1) as deployment:
+        trial = deployment.ask()
+        before = verdict(read_run(tmp_path))
+        deployment.deployed(trial.id)
+    said = verdict(read_run(tmp_path))
+    assert "began" not in before.headline
+    assert said.standing == "caution"
+    assert "1 deployment began and nothing was told" in said.headline
+
+
 def test_a_run_that_holds_says_that_nothing_is_recommended(tmp_path):
     with deploy(tmp_path, tells=0) as deployment:
         for _ in range(2):

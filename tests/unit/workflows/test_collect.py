@@ -77,7 +77,8 @@ def test_careful_policies_take_turns_and_may_end_in_a_sprint():
     behaviours = plan(zoo, Streams(1)["plan"])
     relays = [behaviour.name for behaviour in behaviours[len(zoo.policies) :]]
     assert len(relays) == RELAYS
-    assert all(name.startswith("limit-20-") for name in relays)
+    assert all(":limit-20-" in name for name in relays)
+    assert len(set(relays)) == RELAYS
     sprints = [name for name in relays if "limit-none-" in name]
     assert 0.4 * RELAYS < len(sprints) < 0.9 * RELAYS
     assert [b.name for b in plan(zoo, Streams(1)["plan"])] == [b.name for b in behaviours]

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from safehold.core.intervals import Interval, mean_interval
 from safehold.report.figures.palette import INK, MARKS, NAMES, house_style, limit_line, new_figure, nothing_yet, span
-from safehold.report.intervals import Interval, mean_interval
 from safehold.report.plain_text import inert
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from safehold.core.intervals import Interval
 from safehold.report.figures.palette import (
     INK,
     OURS,
@@ -16,7 +17,6 @@ from safehold.report.figures.palette import (
     span,
     whole_numbers,
 )
-from safehold.report.intervals import Interval
 from safehold.report.plain_text import inert
 
 

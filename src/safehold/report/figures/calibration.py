@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from safehold.core.intervals import Interval, proportion_interval
 from safehold.report.figures.palette import (
     INK,
     OURS,
@@ -18,7 +19,6 @@ from safehold.report.figures.palette import (
     span,
     whole_numbers,
 )
-from safehold.report.intervals import Interval, proportion_interval
 from safehold.report.plain_text import inert
 
 _TWO_SIDED_95 = 1.959964  # standard normal quantile of 0.975

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from safehold.core.intervals import Interval, mean_interval
 from safehold.data.frontier import pareto
 from safehold.report.figures.palette import (
     DATA,
@@ -19,7 +20,6 @@ from safehold.report.figures.palette import (
     new_figure,
     span,
 )
-from safehold.report.intervals import Interval, mean_interval
 from safehold.report.plain_text import inert
 
 

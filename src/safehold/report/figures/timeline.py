@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from safehold.core.intervals import Interval, mean_interval
 from safehold.report.figures.palette import (
     INK,
     MARKS,
@@ -21,7 +22,6 @@ from safehold.report.figures.palette import (
     span,
     whole_numbers,
 )
-from safehold.report.intervals import Interval, mean_interval
 from safehold.report.plain_text import inert
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, t
 
 from safehold.core.errors import UsageError
-from safehold.report.intervals import mean_interval, proportion_interval, proportion_upper
+from safehold.core.intervals import mean_interval, proportion_interval, proportion_upper
 
 
 def test_mean_interval_is_students_by_an_independent_formula():
