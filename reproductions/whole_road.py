@@ -4,9 +4,9 @@
 
 Every seed draws its own dataset from the zoo, its own weights, its own deployment. Fixed before the study was run:
 the configuration below (that of `safehold demo`, except that every deployed target is judged by 100 fresh episodes),
-five seeds, the statistics of `table`, all seeds reported. The plan of the log and the training settings were chosen by
-looking at seeds 0, 1 and 2; so that choosing does not flatter the result, the study uses none of them. About eight minutes a seed on two cores; interrupted runs
-go on where they stopped.
+five seeds, the statistics of `table`, all seeds reported. The plan of the log and the training settings were chosen
+by looking at seeds 0, 1 and 2; so that choosing does not flatter the result, the study uses none of them. About eight
+minutes a seed on two cores; interrupted runs go on where they stopped.
 """
 
 import argparse
