@@ -16,7 +16,8 @@ Hypothesis = Literal["unsafe", "safe"]
 FRACTIONS: Float[np.ndarray, "K"] = 2.0 ** (-0.5 * np.arange(16))
 """Shares of the largest admissible stake, 1 down to 0.0055; every one is bet throughout, none is fitted to the data."""
 
-_LOG_WEIGHTS = np.log(FRACTIONS / FRACTIONS.sum())  # about uniform over the stakes: a geometric grid thins out near 0
+LOG_WEIGHTS: Float[np.ndarray, "K"] = np.log(FRACTIONS / FRACTIONS.sum())
+"""Logarithm of the capital each fraction starts with: in proportion to it, about uniform over the stakes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,10 +88,24 @@ class Capital:
         """
         return self._follow(costs, failed)[0]
 
+    def steps(
+        self, costs: Float[np.ndarray, "n"], failed: Bool[np.ndarray, "_"] | None = None
+    ) -> Float[np.ndarray, "n K"]:
+        """Logarithm of what each episode multiplies the capital of each fraction by.
+
+        Raises:
+            DataError: if a cost is negative, or costs and marks differ in number.
+        """
+        scores, _, over = self._scores(costs, failed)
+        steps = log_factors(self.hypothesis, scores, self.limit, self.cap)
+        if self.hypothesis == "unsafe":
+            steps[over] = -np.inf
+        return steps
+
     @property
     def log_value(self) -> float:
         """Natural logarithm of the capital now."""
-        return float(_log_mixture(np.array(self.log_capitals)))
+        return float(log_mixture(np.array(self.log_capitals)))
 
     @property
     def value(self) -> float:
@@ -104,28 +119,30 @@ class Capital:
 
     def rejects(self, level: float) -> bool:
         """True once the capital has reached 1 / level: the hypothesis is refuted, with error probability `level`."""
-        return not self._void and self.log_peak >= -math.log(_probability("level", level))
+        return not self._void and self.log_peak >= -math.log(probability("level", level))
 
     @property
     def _void(self) -> bool:
         return self.hypothesis == "unsafe" and self.n_over_cap > 0
 
+    def _scores(
+        self, costs: Float[np.ndarray, "n"], failed: Bool[np.ndarray, "_"] | None
+    ) -> tuple[Float[np.ndarray, "n"], Bool[np.ndarray, "n"], Bool[np.ndarray, "n"]]:
+        """What each episode counts as; which are missing; which are above the cap."""
+        missing = missing_episodes(costs, failed)
+        if self.threshold is not None:
+            above = (~(costs <= self.threshold)).astype(np.float64)
+            return np.where(missing, 1.0, above), missing, np.zeros(len(costs), dtype=np.bool_)
+        return np.where(missing, self.cap, costs), missing, ~missing & (costs > self.cap)
+
     def _follow(
         self, costs: Float[np.ndarray, "n"], failed: Bool[np.ndarray, "_"] | None
     ) -> tuple["Capital", Float[np.ndarray, "n"]]:
         """The capital after the episodes, and its logarithm after each of them."""
-        missing = missing_episodes(costs, failed)
-        if self.threshold is None:
-            over = np.where(missing, False, costs > self.cap)
-            scores = np.where(missing, self.cap, costs)
-        else:
-            over = np.zeros(len(costs), dtype=np.bool_)
-            scores = np.where(missing, 1.0, (~(costs <= self.threshold)).astype(np.float64))
-        steps = log_factors(self.hypothesis, scores, np.float64(self.limit), self.cap)
-        if self.hypothesis == "unsafe":
-            steps[over] = -np.inf
+        _, missing, over = self._scores(costs, failed)
+        steps = self.steps(costs, failed)
         capitals = np.cumsum(np.concatenate([[self.log_capitals], steps]), axis=0)  # sequential: equals one by one
-        path = _log_mixture(capitals[1:])
+        path = log_mixture(capitals[1:])
         after = replace(
             self,
             log_capitals=tuple(float(value) for value in capitals[-1]),
@@ -197,24 +214,24 @@ def clean_episodes(alpha: float, delta: float) -> int:
 
     The check with a sample size fixed beforehand (59 for alpha = delta = 0.05); one must not look earlier.
     """
-    return math.ceil(math.log(_probability("delta", delta)) / math.log1p(-_probability("alpha", alpha)))
+    return math.ceil(math.log(probability("delta", delta)) / math.log1p(-probability("alpha", alpha)))
 
 
 def log_factors(
-    hypothesis: Hypothesis, scores: Float[np.ndarray, "n"], limit: Float[np.float64, ""], cap: float
+    hypothesis: Hypothesis, scores: Float[np.ndarray, "n"], limit: float, cap: float
 ) -> Float[np.ndarray, "n K"]:
     """Logarithm of what each episode multiplies the capital of each fraction by; see `Capital`.
 
     Against "unsafe" a factor never falls as the limit rises, against "safe" it never rises: bounds on a mean can be
     found by bisection over the limit.
     """
-    if hypothesis == "unsafe":
-        gain = (limit - scores) / (cap - limit)
-    elif limit > 0:
-        gain = (scores - limit) / limit
-    else:  # a mean cost of 0 is refuted by any cost at all
-        gain = np.where(scores > 0, np.inf, 0.0)
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", over="ignore"):
+        if hypothesis == "unsafe":
+            gain = (limit - scores) / (cap - limit)
+        elif limit > 0:
+            gain = (scores - limit) / limit
+        else:  # a mean cost of 0 is refuted by any cost at all
+            gain = np.where(scores > 0, np.inf, 0.0)
         return np.log1p(np.maximum(gain[:, None] * FRACTIONS, -1.0))
 
 
@@ -239,7 +256,7 @@ def missing_episodes(costs: Float[np.ndarray, "n"], failed: Bool[np.ndarray, "_"
 def _verdict(
     start: Capital, costs: Float[np.ndarray, "n"], delta: float, failed: Bool[np.ndarray, "_"] | None
 ) -> SeedVerdict:
-    needed = -math.log(_probability("delta", delta))
+    needed = -math.log(probability("delta", delta))
     after, path = start._follow(costs, failed)
     verified = after.rejects(delta)
     return SeedVerdict(
@@ -253,16 +270,17 @@ def _verdict(
     )
 
 
-def _log_mixture(log_capitals: Float[np.ndarray, "*n K"]) -> Float[np.ndarray, "*n"]:
+def log_mixture(log_capitals: Float[np.ndarray, "*n K"]) -> Float[np.ndarray, "*n"]:
     """Logarithm of sum_f w_f exp(log_capitals), stable; -inf where every capital is lost."""
-    logs = log_capitals + _LOG_WEIGHTS
+    logs = log_capitals + LOG_WEIGHTS
     largest = np.max(logs, axis=-1)
     shift = np.where(np.isfinite(largest), largest, 0.0)
     with np.errstate(divide="ignore", over="ignore"):
         return np.asarray(shift + np.log(np.sum(np.exp(logs - shift[..., None]), axis=-1)))
 
 
-def _probability(name: str, value: float) -> float:
+def probability(name: str, value: float) -> float:
+    """The value, if it lies strictly between 0 and 1; else a UsageError that names it."""
     if not 0 < value < 1:
         raise UsageError(f"{name} is {value}; it is a probability between 0 and 1")
     return value
