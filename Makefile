@@ -18,6 +18,8 @@ $(VENV)/.ready-run: $(SOURCES)
 
 $(VENV)/.ready-dev: $(SOURCES)
 	tools/install.sh $(VENV) mujoco,dev
+	@# of ICU-Sepsis only the tables are read (2 MB); its own requirements are 150 MB, one of them no longer maintained
+	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt icu-sepsis
 	@touch $@ $(VENV)/.ready-run
 
 demo: $(VENV)/.ready-run

@@ -6,12 +6,13 @@ from safehold.core.env import SafeEnv
 from safehold.core.errors import UsageError
 from safehold.core.spec import TaskSpec
 from safehold.envs.adapter import Task
-from safehold.envs.suites import bullet_safety_gym, velocity
+from safehold.envs.suites import bullet_safety_gym, icu_sepsis, velocity
 from safehold.envs.toy import corridor, dial, double_integrator, point_hazard
 
 TASKS: dict[str, Task] = {
     **velocity.TASKS,
     **bullet_safety_gym.TASKS,
+    "icu/Sepsis": icu_sepsis.TASK,
     "toy/Corridor": corridor.TASK,
     "toy/Dial": dial.TASK,
     "toy/DoubleIntegrator": double_integrator.TASK,
