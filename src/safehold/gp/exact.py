@@ -1,5 +1,6 @@
 """Exact Gaussian-process belief about a function on a finite menu of candidates."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import cast
@@ -10,6 +11,7 @@ from scipy.linalg import LinAlgError, cholesky, solve_triangular
 
 from safehold.core.errors import DataError, ModelError, UsageError
 from safehold.gp.kernels import Kernel
+from safehold.gp.linear import LinearTerms
 
 PriorMean = Float[np.ndarray, "m"] | Callable[[Float[np.ndarray, "m d"]], Float[np.ndarray, "m"]]
 """Prior mean over the candidates: a vector, or a function of the candidates."""
@@ -29,6 +31,8 @@ class GaussianProcess:
     more row of V, in O(n m), and no factor needs to be kept or inverted.
 
     mean = m + V^T L^-1 (y - m(X)),   variance = k(z, z) - sum_i V_i(z)^2.   [R&W 2006, Eqs. (2.25), (2.26), Alg. 2.1]
+    log_evidence = -|L^-1 (y - m(X))|^2 / 2 - sum_i ln L_ii - n ln(2 pi) / 2   [Eq. (2.30), Alg. 2.1]
+    log_determinant = 2 sum_i ln L_ii - sum_i ln noise_i = ln det(I + Sigma^-1/2 K Sigma^-1/2), Sigma = diag(noise).
     """
 
     kernel: Kernel
@@ -37,13 +41,18 @@ class GaussianProcess:
     variance: Float[np.ndarray, "m"]
     n_told: int
     _whitened: tuple[Float[np.ndarray, "_ m"], ...]
+    linear: LinearTerms | None = None
+    log_determinant: float = 0.0
+    log_evidence: float = 0.0
 
     @staticmethod
-    def over(kernel: Kernel, candidates: Float[np.ndarray, "m d"], mean: PriorMean) -> "GaussianProcess":
-        """The belief before any measurement.
+    def over(
+        kernel: Kernel, candidates: Float[np.ndarray, "m d"], mean: PriorMean, linear: LinearTerms | None = None
+    ) -> "GaussianProcess":
+        """The belief before any measurement; `linear` adds the uncertain coefficients of the prior mean.
 
         Raises:
-            UsageError: if the prior mean is not one finite number a candidate.
+            UsageError: if the prior mean is not one finite number a candidate, or `linear` has other candidates.
         """
         values = np.array(mean(candidates) if callable(mean) else mean, dtype=np.float64)
         if values.shape != (len(candidates),) or not np.all(np.isfinite(values)):
@@ -51,7 +60,14 @@ class GaussianProcess:
                 f"prior mean must hold one finite number for each of {len(candidates)} candidates, "
                 f"got shape {values.shape} with {int(np.sum(~np.isfinite(values)))} non-finite values"
             )
-        return GaussianProcess(kernel, candidates, _frozen(values), _frozen(kernel.diagonal(candidates)), 0, ())
+        variance = kernel.diagonal(candidates)
+        if linear is not None:
+            if len(linear.features) != len(candidates):
+                raise UsageError(
+                    f"linear terms have features of {len(linear.features)} candidates, there are {len(candidates)}"
+                )
+            variance = variance + linear.diagonal
+        return GaussianProcess(kernel, candidates, _frozen(values), _frozen(variance), 0, (), linear)
 
     @property
     def sd(self) -> Float[np.ndarray, "m"]:
@@ -78,10 +94,9 @@ class GaussianProcess:
             raise DataError(f"noise variances must be finite and positive, got {noise_variance}; declare a noise floor")
         if len(values) == 0:
             return self
-        points = self.candidates[indices]
         before = self._columns(indices)  # (n, b) = L^-1 K(X, new)
-        covariance = self.kernel(points, points) - before.T @ before + np.diag(noise_variance)
-        cross = self.kernel(points, self.candidates)  # (b, m)
+        covariance = self._prior(indices, indices) - before.T @ before + np.diag(noise_variance)
+        cross = self._prior(indices, None)  # (b, m)
         row = 0
         for block in self._whitened:
             cross -= before[row : row + len(block)].T @ block
@@ -95,20 +110,40 @@ class GaussianProcess:
             ) from error
         rows = cast(np.ndarray, solve_triangular(factor, cross, lower=True))  # (b, m)
         innovations = cast(np.ndarray, solve_triangular(factor, values - self.mean[indices], lower=True))  # (b,)
+        log_diagonal = float(np.sum(np.log(np.diagonal(factor))))
         return replace(
             self,
             mean=_frozen(self.mean + innovations @ rows),
             variance=_frozen(self._checked(self.variance - np.sum(rows**2, axis=0))),
             n_told=self.n_told + len(values),
             _whitened=_append(self._whitened, rows),
+            log_determinant=self.log_determinant + 2.0 * log_diagonal - float(np.sum(np.log(noise_variance))),
+            log_evidence=self.log_evidence
+            - 0.5 * float(innovations @ innovations)
+            - log_diagonal
+            - 0.5 * len(values) * math.log(2.0 * math.pi),
         )
 
     def covariances(self, a: Int[np.ndarray, "p"], b: Int[np.ndarray, "q"]) -> Float[np.ndarray, "p q"]:
         """Posterior covariance of f at some candidates with f at others."""
-        cross = self.kernel(self.candidates[a], self.candidates[b])
+        cross = self._prior(a, b)
         for block in self._whitened:
             cross -= block[:, a].T @ block[:, b]
         return cross
+
+    def column(self, index: int) -> Float[np.ndarray, "m"]:
+        """Posterior covariance of f at one candidate with f at all."""
+        column = self._prior(np.array([index]), None)[0]
+        for block in self._whitened:
+            column -= block[:, index] @ block
+        return column
+
+    def _prior(self, a: Int[np.ndarray, "p"], b: Int[np.ndarray, "q"] | None) -> Float[np.ndarray, "p q"]:
+        """Prior covariance of f at some candidates with f at others, or at all."""
+        cross = self.kernel(self.candidates[a], self.candidates if b is None else self.candidates[b])
+        if self.linear is None:
+            return cross
+        return cross + (self.linear.with_all(a) if b is None else self.linear.cross(a, b))
 
     def _columns(self, indices: Int[np.ndarray, "b"]) -> Float[np.ndarray, "n b"]:
         """Columns of V."""
@@ -121,6 +156,8 @@ class GaussianProcess:
             ModelError: if one is negative beyond rounding, or not a number.
         """
         allowed = -ROUNDING * self.kernel.diagonal(self.candidates)
+        if self.linear is not None:
+            allowed = allowed - ROUNDING * self.linear.diagonal
         if not np.all(variance >= allowed):
             place = int(np.argmax(~(variance >= allowed)))
             raise ModelError(

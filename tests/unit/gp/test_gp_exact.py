@@ -167,6 +167,7 @@ class NotACovariance:
 
     sd: float = 1.0
     lengthscales: tuple[float, ...] = (1.0, 1.0)
+    separable: bool = False
 
     def __call__(self, a, b):
         return 1.0 + 1.0 * np.any(a[:, None] != b[None], axis=2)
