@@ -158,12 +158,15 @@ class RoadSummary:
 
 
 def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSummary:
-    """Walks the whole road in a run directory, or goes on where an earlier process stopped.
+    """Walks the whole road in a run directory, or goes on where an earlier process stopped; verifies a finished run.
 
     Raises:
         UsageError: if the directory holds a run of another configuration, or something else.
+        IntegrityError: if what the directory holds was altered.
         SafeholdError: whatever a stage refuses.
     """
+    if finished(directory):
+        return verify_road(directory, config)
     streams = Streams(config.seed)
     _check_before_anything_is_written(directory, config)
     _claim(directory, config)
@@ -479,7 +482,7 @@ class _Evaluations:
         self._policies = {name: _manifest_digest(directory / name / "policy") for name in (POLICY, BC_SAFE)}
         self._done: list[Evaluation] = []
         if self._path.exists():
-            plain = json.loads(self._path.read_text(encoding="utf-8"))
+            plain = _record(self._path)
             if plain.get("policies") != self._policies:
                 raise IntegrityError(f"{self._path} holds returns of other policies than {directory}; delete it")
             self._done = [Evaluation.from_json(entry) for entry in plain["targets"]]
@@ -591,7 +594,7 @@ class _Clock:
         self._path = directory / "clock.json"
         self.seconds: dict[str, float] = {}
         if self._path.exists():
-            self.seconds = json.loads(self._path.read_text(encoding="utf-8"))
+            self.seconds = _record(self._path)
         self._name, self._begun = "", 0.0
 
     @property
@@ -630,9 +633,10 @@ def _claim(directory: Path, config: RoadConfig) -> None:
     """Makes the run directory ours, or sees that it is."""
     path = directory / "config.json"
     if path.is_file():
-        _same_configuration(directory, json.loads(path.read_text(encoding="utf-8")), config)
+        _same_configuration(directory, _record(path), config)
         return
-    if directory.exists() and any(directory.iterdir()):
+    partial = f".{path.name}."  # of a process that was killed while it wrote its first file
+    if directory.exists() and not all(found.name.startswith(partial) for found in directory.iterdir()):
         raise UsageError(f"{directory} exists and is no run of this kind; choose another directory")
     directory.mkdir(parents=True, exist_ok=True)
     _write_text(path, json.dumps(_identity(config.to_json()), indent=2) + "\n")
@@ -657,11 +661,14 @@ def _same_configuration(directory: Path, found: Mapping[str, Any], config: RoadC
 
 
 def _write_manifest(directory: Path, config: RoadConfig) -> None:
-    """Seals a finished run."""
+    """Seals a finished run, but for locks, and what begins with a dot: leftovers of writes that were cut short."""
     files = sorted(
         path
         for path in directory.rglob("*")
-        if path.is_file() and path.suffix != ".lock" and path not in (directory / MANIFEST, directory / "clock.json")
+        if path.is_file()
+        and path.suffix != ".lock"
+        and path not in (directory / MANIFEST, directory / "clock.json")
+        and not any(part.startswith(".") for part in path.relative_to(directory).parts)
     )
     manifest = {
         "config": _identity(config.to_json()),
@@ -679,11 +686,26 @@ def _write_manifest(directory: Path, config: RoadConfig) -> None:
 
 def _manifest(directory: Path) -> dict[str, Any]:
     """The manifest of a finished run."""
+    manifest = _record(directory / MANIFEST)
     try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
         return {"config": dict(manifest["config"]), "sha256": dict(manifest["sha256"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{directory / MANIFEST} cannot be read: {error!r}; run again with --overwrite") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(f"{directory / MANIFEST} is no manifest: {error!r}; run again with --overwrite") from error
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """A JSON object that a road wrote.
+
+    Raises:
+        IntegrityError: if the file cannot be read, or holds something else.
+    """
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path} cannot be read: {error}; restore it, or choose another directory") from error
+    if not isinstance(plain, dict):
+        raise IntegrityError(f"{path} holds no record of a run; restore it, or choose another directory")
+    return plain
 
 
 def _manifest_digest(checkpoint: Path) -> str:
