@@ -29,7 +29,6 @@ COST_EDGES = (0, 5, 20, 40, 80, 150, 250, 400, 1001)
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 """Okabe and Ito's colours, told apart by colour-blind readers."""
 COST_TICKS = (0, 5, 10, 20, 50, 100, 200, 500, 1000)
-STYLE = {"svg.hashsalt": "safehold", "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
 
 Curve = list[dict[str, str]]
 
@@ -131,7 +130,9 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     log = hdf5.read(arguments.log)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(
+        {"svg.hashsalt": "safehold", "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
+    ):
         for name, figure in (("zoo-curves", draw_curves(curves(CURVES))), ("zoo-log", draw_log(log))):
             figure.savefig(arguments.out / f"{name}.svg", metadata={"Date": None})
     for row in rows(log):
