@@ -1,14 +1,16 @@
-"""A run directory: one ledger, one head file, one lock for the runner that drives the environment."""
+"""A run directory: one ledger with its head file, one lock for the runner that drives the environment."""
 
 import fcntl
 import logging
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from safehold.core.errors import IntegrityError
+from safehold.core.errors import IntegrityError, UsageError
+from safehold.ledger.disk import storage_errors
 from safehold.ledger.events import Event
 from safehold.ledger.store import Ledger
 
@@ -17,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunDirectory:
-    """Where a run lives: `ledger.sqlite`, `ledger.head`, `runner.lock`, and what others put beside them."""
+    """Where a run lives: `ledger.sqlite`, `ledger.head`, their locks, and what others put beside them."""
 
     path: Path
 
@@ -48,26 +50,42 @@ class RunDirectory:
     def runner_lock(self) -> Iterator[None]:
         """Held by the one process that drives the environment; the kernel drops it when that process dies.
 
+        It is a lock on the directory itself, which nobody can delete and leave the run behind; `runner.lock` only says
+        who holds it.
+
         Raises:
-            IntegrityError: if another process holds it, naming its pid and boot id.
+            IntegrityError: if another process holds it, naming its pid, boot id and host.
+            UsageError: if there is no such directory.
+            ResourceError: if the lock cannot be had or noted.
         """
-        lock = self.path / "runner.lock"
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        if not self.path.is_dir():
+            raise UsageError(f"{self.path}: no such directory; create the run before it is driven")
+        note = self.path / "runner.lock"
+        with storage_errors(self.path):
+            directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = os.pread(descriptor, 200, 0).decode("ascii", errors="replace").strip()
-                raise IntegrityError(
-                    f"another runner drives {self.path} ({holder or 'unknown process'}); "
-                    "one run has one runner: wait for it or stop it"
-                ) from error
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"pid {os.getpid()}, boot {_boot_id()}\n".encode("ascii"), 0)
+            with storage_errors(self.path):
+                try:
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise IntegrityError(
+                        f"another runner drives {self.path} ({_holder(note)}); one run has one runner: wait for it or "
+                        "stop it"
+                    ) from error
+                note.write_text(f"pid {os.getpid()}, boot {_boot_id()}, host {platform.node()}\n", encoding="utf-8")
             logger.debug("runner lock of %s taken", self.path)
             yield
         finally:
-            os.close(descriptor)
+            os.close(directory)
+
+
+def _holder(note: Path) -> str:
+    """Who says to hold the lock, for a message."""
+    try:
+        with note.open("rb") as file:
+            return file.read(200).decode("utf-8", errors="replace").strip() or "unknown process"
+    except OSError:
+        return "unknown process"
 
 
 def _boot_id() -> str:

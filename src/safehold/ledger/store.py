@@ -1,16 +1,19 @@
 """The ledger file: append-only events in SQLite, each hash-chained to the one before it.
 
 The chain covers sequence number, kind, trial, key and body of every event; the wall time stands beside it, unhashed,
-so that two runs with the same inputs have the same ledger but for their timestamps. After every commit the number
-and hash of the last event are also written to a head file outside the database: a database that lost its tail
-(copied without its `-wal`, truncated, rolled back) no longer reaches its head and is refused.
+so that two runs with the same inputs have the same ledger but for their timestamps. After every commit, and before
+anybody is told of it, the number and hash of the last event are also written to a head file outside the database: a
+database that lost its tail (copied without its `-wal`, truncated, rolled back) no longer reaches its head and is
+refused.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from safehold.core.errors import IntegrityError, ResourceError, UsageError
+from safehold.ledger.disk import refuse_network_file_system, rename_durably, replace_durably, storage_errors
 from safehold.ledger.encoding import canonical, from_plain, to_plain
 from safehold.ledger.events import KINDS, NAMES, Abandoned, Asked, Deployed, Event, Told
 
@@ -32,12 +36,10 @@ BUSY_SECONDS = 30.0
 
 _GENESIS = {"format": "safehold-ledger", "schema": SCHEMA}
 _NO_HASH = "0" * 64
-_NETWORK_FILE_SYSTEMS = ("nfs", "cifs", "smb", "ncpfs", "afs", "fuse.sshfs", "fuse.s3fs")
+_LARGEST_HEAD = 4096  # bytes; a head is about a hundred
+_SMALLEST_DATABASE = 512  # bytes; SQLite takes an empty file for a new database, and deletes the -wal beside it
 
-_SCHEMA_SQL = f"""
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA};
-CREATE TABLE event (
+_TABLE_SQL = """CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
     trial TEXT,
@@ -46,12 +48,13 @@ CREATE TABLE event (
     prev_hash TEXT NOT NULL,
     hash TEXT NOT NULL UNIQUE,
     wall_time TEXT NOT NULL
-);
-CREATE TRIGGER event_is_never_updated BEFORE UPDATE ON event
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER event_is_never_deleted BEFORE DELETE ON event
-BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-"""
+)"""
+_TRIGGERS_SQL = (
+    """CREATE TRIGGER event_is_never_updated BEFORE UPDATE ON event
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
+    """CREATE TRIGGER event_is_never_deleted BEFORE DELETE ON event
+BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +79,19 @@ class Record:
         """
         if self.kind not in KINDS:
             raise IntegrityError(f"event {self.seq} is of unknown kind {self.kind!r}; a newer safehold wrote it")
-        return from_plain(KINDS[self.kind], json.loads(self.body), f"event {self.seq} ({self.kind})")
+        return from_plain(KINDS[self.kind], self.plain, f"event {self.seq} ({self.kind})")
+
+    @property
+    def plain(self) -> object:
+        """The body as plain JSON values.
+
+        Raises:
+            IntegrityError: if it is not JSON.
+        """
+        try:
+            return json.loads(self.body)
+        except (ValueError, RecursionError) as error:
+            raise IntegrityError(f"event {self.seq} ({self.kind}) is not JSON: {error}; it was altered") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +113,7 @@ class Transaction:
     def append(self, event: Event) -> Record:
         """Adds one event at the end of the chain; durable once the transaction has ended."""
         record = _chained(self.last, event)
-        with _sqlite_errors(self._path):
+        with storage_errors(self._path):
             _insert(self._connection, record)
         self.last = record
         return record
@@ -111,17 +126,20 @@ class Ledger:
         self.path = path
         self.read_only = read_only
         self._connection = connection
+        self._process = os.getpid()
+        self._files: dict[str, tuple[int, int]] = {}  # by suffix: what was opened, so that a swap is noticed
+        self._newest: Record | None = None
 
     @staticmethod
     def exists(path: Path) -> bool:
-        """Whether a ledger was created here, even if only its head is left of it.
+        """Whether a ledger was created here, even if only its head or its log is left of it.
 
-        False after a creation that was interrupted before its first event.
+        False after a creation that was interrupted: a database gets its name once it is complete.
         """
-        head = _read_head(path)
-        if head is not None and head.seq >= 0:
-            return True
-        return path.exists() and (head is None or _has_events(path))
+        with storage_errors(path):
+            head = _read_head(path)
+            wal = _beside(path, "-wal")
+            return path.exists() or (head is not None and head.seq >= 0) or (wal.exists() and wal.stat().st_size > 0)
 
     @staticmethod
     def create(path: Path, first: Sequence[Event]) -> "Ledger":
@@ -129,49 +147,42 @@ class Ledger:
 
         Raises:
             UsageError: if there is one already (a ledger is never overwritten), or the directory cannot be made.
-            IntegrityError: if there was one, of which only the head file is left.
-            ResourceError: if the file system is a network one, where SQLite's locks do not hold.
+            IntegrityError: if there was one, of which only the head file or the log is left.
+            ResourceError: if the file system is a network one, where SQLite's locks do not hold, or cannot be written.
         """
+        last = _record(0, "genesis", None, None, canonical(_GENESIS), _NO_HASH)
+        records = [last]
+        for event in first:
+            last = _chained(last, event)
+            records.append(last)
+        return Ledger.create_from(path, records)
+
+    @staticmethod
+    def create_from(path: Path, records: Sequence[Record]) -> "Ledger":
+        """A new ledger of these records, which form a chain: for `create`, and for copies.
+
+        Raises:
+            UsageError, IntegrityError, ResourceError: as `create` does.
+        """
+        path = _absolute(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"{path.parent}: cannot be made ({error}); choose a directory you may write to") from error
-        _refuse_network_file_system(path.parent)
-        with _turn(path.parent):
-            return Ledger._create(path, first)
-
-    @staticmethod
-    def _create(path: Path, first: Sequence[Event]) -> "Ledger":
-        """The new ledger, while nobody else creates one here."""
-        if Ledger.exists(path):
-            if not path.exists():
-                raise IntegrityError(
-                    f"{path} is missing, but {_head_path(path)} says that events were committed: the ledger was lost, "
-                    "and with it what was asked, revoked and spent. Restore it from a backup; a new run needs another "
-                    "directory"
-                )
-            raise UsageError(f"{path} already holds a run; open it to resume, or choose another directory")
-        _replace_head(path, Head(-1, _NO_HASH))
-        for suffix in ("", "-journal", "-wal", "-shm"):  # leftovers of an interrupted creation hold no event
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
-        connection = _connect(path, "rwc")
-        try:
-            connection.executescript(_SCHEMA_SQL)
-            mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-            if mode != "wal":
-                raise ResourceError(f"{path}: SQLite could not switch to write-ahead logging (got {mode!r})")
-            last = _record(0, "genesis", None, None, canonical(_GENESIS), _NO_HASH)
-            connection.execute("BEGIN IMMEDIATE")
-            _insert(connection, last)
-            for event in first:
-                last = _chained(last, event)
-                _insert(connection, last)
-            connection.execute("COMMIT")
-            _replace_head(path, Head(last.seq, last.hash))
-        except BaseException:
-            connection.close()
-            raise
-        return Ledger(path, connection, read_only=False)
+        refuse_network_file_system(path.parent)
+        with storage_errors(path):
+            _refuse_existing(path)
+            with _turn(path.with_suffix(".lock")):
+                _refuse_existing(path)
+                partial = _beside(path, ".partial")
+                for leftover in (path, partial):  # of an interrupted creation: nobody was told of it
+                    for suffix in ("-journal", "-wal", "-shm"):
+                        _beside(leftover, suffix).unlink(missing_ok=True)
+                partial.unlink(missing_ok=True)
+                _write_database(partial, records)
+                _replace_head(path, Head(-1, _NO_HASH))
+                rename_durably(partial, path)
+        return Ledger.open(path)
 
     @staticmethod
     def open(path: Path, *, read_only: bool = False) -> "Ledger":
@@ -180,23 +191,28 @@ class Ledger:
         Raises:
             UsageError: if there is no ledger at this path.
             IntegrityError: if the file is not a ledger, is damaged or altered, or lost its tail. It is left as it is.
+            ResourceError: if it cannot be read, or cannot be written and is not opened for reading only.
         """
-        if not path.exists() and _read_head(path) is None:
-            raise UsageError(f"{path}: no ledger here; create the deployment first")
-        _check_header(path)
-        with _sqlite_errors(path):
-            reader = Ledger(path, _connect(path, "ro"), read_only=True)
-            try:
+        path = _absolute(path)
+        with storage_errors(path):
+            _refuse_no_database(path)
+            if not read_only:
+                refuse_network_file_system(path.parent)
+            with contextlib.ExitStack() as opened:
+                reader = Ledger(path, _connect(path, _reading_mode(path, read_only)), read_only=True)
+                opened.callback(reader.close)
                 reader.verify()
-            except BaseException:
-                reader.close()
-                raise
-            if read_only:
+                if not read_only:
+                    ledger = Ledger(path, _connect(path, "mode=rw"), read_only=False)
+                    ledger._newest = reader._newest
+                    opened.callback(ledger.close)
+                    with ledger.transaction():
+                        pass  # catches the head up after a crash, and shows that it can be written
+                    opened.pop_all()
+                    reader.close()
+                    return ledger
+                opened.pop_all()
                 return reader
-            _refuse_network_file_system(path.parent)
-            connection = _connect(path, "rw")
-            reader.close()
-            return Ledger(path, connection, read_only=False)
 
     def close(self) -> None:
         """Closes the file."""
@@ -214,99 +230,198 @@ class Ledger:
         Raises:
             IntegrityError: naming the first record that does not fit.
         """
-        with _sqlite_errors(self.path):
+        self._refuse_another_process()
+        with storage_errors(self.path):
             rows = self._rows("WHERE seq >= ? ORDER BY seq", (max(after, 0),))
-        records = [row for row in rows if row.seq > after]
         _check_chain(self.path, rows, first=max(after, 0))
-        return records
+        self._check_newest(rows, first=max(after, 0))
+        return [row for row in rows if row.seq > after]
 
     def verify(self) -> None:
-        """Checks the whole chain, and that it reaches the head file.
+        """Checks the database's layout, the whole chain, and that it reaches the head file.
 
         Raises:
             IntegrityError: naming the first record that does not fit, or the tail that is missing.
         """
-        head = _read_head(self.path)  # before the rows: a writer may add some in between, never take some away
-        if head is None:
-            raise IntegrityError(
-                f"{_head_path(self.path)} is missing; without it a lost tail goes unnoticed. Restore it from a backup"
-            )
+        with storage_errors(self.path):
+            head = _needed_head(self.path)  # before the rows: a writer may add some in between, never take some away
+            missing = self._check_layout()
         records = self.read()
         if not records:
             raise IntegrityError(f"{self.path} holds no genesis row; it is not a ledger, or was emptied")
-        if head.seq > records[-1].seq:
+        _check_reaches(self.path, head, records[-1], records[head.seq] if 0 <= head.seq < len(records) else None)
+        if missing:
             raise IntegrityError(
-                f"{self.path} ends at event {records[-1].seq}, but event {head.seq} was committed: its tail is lost "
-                "(was the database copied without its -wal file, or truncated?). Restore a complete copy"
-            )
-        if head.seq >= 0 and records[head.seq].hash != head.hash:
-            raise IntegrityError(
-                f"{self.path}: event {head.seq} is not the one named by its head file; it was rewritten"
+                f"{self.path}: the triggers that forbid edits are gone, though the chain is whole: somebody altered "
+                "the database. Find out who; `recover` copies its events into a new directory"
             )
 
     @contextmanager
     def transaction(self) -> Iterator[Transaction]:
         """One BEGIN IMMEDIATE transaction: commits at the end of the block, rolls back if the block raises.
 
+        When this returns, what was appended is durable, and the head file says so.
+
         Raises:
-            ResourceError: if another writer held the ledger for longer than BUSY_SECONDS.
+            ResourceError: if another writer held the ledger for longer than BUSY_SECONDS, or the disk takes no more.
+            IntegrityError: if the files are no longer those that were opened, or do not fit their head.
         """
-        with _sqlite_errors(self.path):
+        self._refuse_another_process()
+        if self.read_only:
+            raise IntegrityError(f"{self.path} was opened readonly; open it for writing to record an event")
+        with storage_errors(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
         try:
-            with _sqlite_errors(self.path):
-                last = self._rows("ORDER BY seq DESC LIMIT 1", ())[0]
+            with storage_errors(self.path):
+                last = self._last()
             turn = Transaction(self.path, self._connection, last)
             yield turn
-            with _sqlite_errors(self.path):
+            with storage_errors(self.path):
                 self._connection.execute("COMMIT")
         except BaseException:
-            if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # a failed COMMIT may have ended the transaction by itself
                 self._connection.execute("ROLLBACK")
             raise
         if turn.last.seq > last.seq:
-            _write_head(self.path, Head(turn.last.seq, turn.last.hash))
+            self._newest = turn.last
+            self._acknowledge(turn.last)
 
     def export(self) -> list[str]:
         """One JSON line a record, genesis first, for people and for diffs."""
-        return [canonical({**to_plain(record), "body": json.loads(record.body)}) for record in self.read()]
+        return [canonical({**to_plain(record), "body": record.plain}) for record in self.read()]
 
     def backup(self, path: Path) -> None:
         """A complete copy at another path, with its own head file: the only right way to copy a live ledger.
 
         Raises:
             UsageError: if something is there already.
+            ResourceError: if it cannot be written there.
         """
-        if path.exists() or _head_path(path).exists():
+        if Ledger.exists(path):
             raise UsageError(f"{path} exists; a backup never overwrites")
-        with _sqlite_errors(self.path):
-            target = sqlite3.connect(path)
+        Ledger.create_from(path, self.read()).close()
+
+    def _last(self) -> Record:
+        """The last record, while this process has the writers' turn; the head file is caught up with it.
+
+        Whoever reads a committed event may act on it, so from then on the head file must name it, even if the process
+        that wrote it died before it could.
+        """
+        self._check_in_place()
+        head = _needed_head(self.path)
+        last = self._row("ORDER BY seq DESC LIMIT 1")
+        if last is None:
+            raise IntegrityError(f"{self.path} was emptied while it was open; restore a backup")
+        _check_chain(self.path, [last], first=last.seq)
+        _check_reaches(self.path, head, last, self._row(f"WHERE seq = {head.seq}"))
+        self._check_newest([last], first=last.seq)
+        if head.seq < last.seq:
+            _replace_head(self.path, Head(last.seq, last.hash))
+        return last
+
+    def _acknowledge(self, record: Record) -> None:
+        """Makes sure of a committed record: others find it, and the head file names it or a later one.
+
+        Raises:
+            ResourceError: if the head file cannot be written; the record stays.
+            IntegrityError: if the record went elsewhere than where others read.
+        """
+        try:
+            with self.transaction():
+                pass
+        except ResourceError as error:
+            raise ResourceError(
+                f"event {record.seq} ({record.kind}) is recorded, but its head file was not written: {error}"
+            ) from error
+
+    def _check_in_place(self) -> None:
+        """The path still names the files that this process opened: neither moved, replaced nor deleted.
+
+        SQLite goes on writing to deleted files without a word, and what is written there is gone with the process.
+
+        Raises:
+            IntegrityError: naming the file.
+        """
+        for suffix in ("", "-wal", "-shm"):
+            file = _beside(self.path, suffix)
             try:
-                self._connection.backup(target)
-            finally:
-                target.close()
-        last = self.read()[-1]
-        with Ledger(path, _connect(path, "rw"), read_only=False) as copy:
-            last = copy.read()[-1]
-        _write_head(path, Head(last.seq, last.hash))
+                status = file.stat()
+            except FileNotFoundError:
+                raise IntegrityError(
+                    f"{file} was moved or deleted while the ledger was open; nothing written from now on would be "
+                    "found again. End every process of this run, then put the file back or restore a backup"
+                ) from None
+            identity = (status.st_dev, status.st_ino)
+            if self._files.setdefault(suffix, identity) != identity:
+                raise IntegrityError(
+                    f"{file} was replaced while the ledger was open; end every process of this run, and open it again"
+                )
+
+    def _check_newest(self, rows: Sequence[Record], first: int) -> None:
+        """The newest record that was seen is among all rows from `first` on; remembers the newest of these.
+
+        Raises:
+            IntegrityError: if it is not.
+        """
+        newest = self._newest
+        if newest is not None and newest.seq >= first and all(row.hash != newest.hash for row in rows):
+            raise IntegrityError(
+                f"{self.path}: event {newest.seq} was rewritten or removed while the ledger was open; restore a backup"
+            )
+        if rows and (newest is None or rows[-1].seq > newest.seq):
+            self._newest = rows[-1]
+
+    def _check_layout(self) -> bool:
+        """The database is ours, of this schema, and holds our table alone; whether one of our triggers is missing.
+
+        Raises:
+            IntegrityError: if it is another program's or another version's, or something was added to it.
+        """
+        application, schema = (
+            int(self._connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
+        )
+        if application != APPLICATION_ID:
+            raise IntegrityError(f"{self.path} is an SQLite file of another program")
+        if schema > SCHEMA:
+            raise IntegrityError(
+                f"{self.path} has schema {schema}, this safehold reads schema {SCHEMA}; use a newer safehold"
+            )
+        if schema < SCHEMA:
+            raise IntegrityError(
+                f"{self.path} has schema {schema}, this safehold reads schema {SCHEMA}; finish, report or export that "
+                "run with the older safehold that wrote it, and start a new one in another directory"
+            )
+        found = self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
+        statements = {str(row[0]) for row in found}
+        expected = {_TABLE_SQL, *_TRIGGERS_SQL}
+        if _TABLE_SQL not in statements or not statements <= expected:
+            strange = sorted(statements - expected) or ["no table of events"]
+            raise IntegrityError(
+                f"{self.path} does not have the layout of a ledger: {strange[0][:80]!r}; somebody altered it"
+            )
+        return statements != expected
+
+    def _refuse_another_process(self) -> None:
+        """SQLite's locks do not survive a fork.
+
+        Raises:
+            UsageError: in a child of the process that opened the ledger.
+        """
+        if os.getpid() != self._process:
+            raise UsageError(
+                f"{self.path} was opened by process {self._process}, and a fork inherits none of its locks; start "
+                "processes with `spawn` and open it anew in each process"
+            )
+
+    def _row(self, clause: str) -> Record | None:
+        """The one record that a clause of SQL names."""
+        return next(iter(self._rows(clause, ())), None)
 
     def _rows(self, clause: str, parameters: tuple[int, ...]) -> list[Record]:
         """Records by a clause of SQL."""
         columns = "seq, kind, trial, key, body, prev_hash, hash, wall_time"
         cursor = self._connection.execute(f"SELECT {columns} FROM event {clause}", parameters)
-        return [
-            Record(
-                seq=seq,
-                kind=kind,
-                trial=trial,
-                key=key,
-                body=body,
-                prev_hash=prev_hash,
-                hash=hash_,
-                wall_time=wall_time,
-            )
-            for seq, kind, trial, key, body, prev_hash, hash_, wall_time in cursor
-        ]
+        return [_of_row(self.path, row) for row in cursor]
 
 
 def _hash(seq: int, kind: str, trial: str | None, key: str | None, body: str, prev_hash: str) -> str:
@@ -352,7 +467,26 @@ def _insert(connection: sqlite3.Connection, record: Record) -> None:
     )
 
 
-def _check_chain(path: Path, records: list[Record], first: int) -> None:
+def _of_row(path: Path, row: tuple[object, ...]) -> Record:
+    """A record from the columns of its row; SQLite keeps any type in any of them."""
+    seq, kind, trial, key, body, prev_hash, hash_, wall_time = row
+    if (
+        not isinstance(seq, int)
+        or not isinstance(kind, str)
+        or not isinstance(trial, str | None)
+        or not isinstance(key, str | None)
+        or not isinstance(body, str)
+        or not isinstance(prev_hash, str)
+        or not isinstance(hash_, str)
+        or not isinstance(wall_time, str)
+    ):
+        raise IntegrityError(f"{path}: the hash chain breaks at event {seq}: a column is not text; a row was edited")
+    return Record(
+        seq=seq, kind=kind, trial=trial, key=key, body=body, prev_hash=prev_hash, hash=hash_, wall_time=wall_time
+    )
+
+
+def _check_chain(path: Path, records: Sequence[Record], first: int) -> None:
     """Consecutive numbers from `first`, every hash right, every link to the one before right."""
     previous: Record | None = None
     for place, record in enumerate(records):
@@ -369,69 +503,134 @@ def _check_chain(path: Path, records: list[Record], first: int) -> None:
         previous = record
 
 
+def _check_reaches(path: Path, head: Head, last: Record, named: Record | None) -> None:
+    """The chain reaches its head; `named` is the record of the head's number, None if the head names none.
+
+    Raises:
+        IntegrityError: if the tail is missing, or the record is another.
+    """
+    if head.seq > last.seq:
+        raise IntegrityError(
+            f"{path} ends at event {last.seq}, but event {head.seq} was committed: its tail is lost "
+            "(was the database copied without its -wal file, or truncated?). Restore a complete copy"
+        )
+    if head.seq >= 0 and (named is None or named.hash != head.hash):
+        raise IntegrityError(f"{path}: event {head.seq} is not the one named by its head file; it was rewritten")
+
+
+def _write_database(path: Path, records: Sequence[Record]) -> None:
+    """A complete database of these records, closed, with nothing left in a log beside it."""
+    connection = _connect(path, "mode=rwc")
+    try:
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+        if mode != "wal":
+            raise ResourceError(f"{path}: SQLite could not switch to write-ahead logging (got {mode!r})")
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in (_TABLE_SQL, *_TRIGGERS_SQL):
+            connection.execute(statement)
+        for record in records:
+            _insert(connection, record)
+        connection.execute("COMMIT")
+        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise ResourceError(f"{path}: another process has it open; leave it alone and try again")
+    finally:
+        connection.close()
+
+
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
     """A connection with explicit transactions, full synchronisation and a patient writer."""
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-    connection.execute("PRAGMA trusted_schema = OFF")
+    connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        for pragma in ("synchronous = FULL", "foreign_keys = ON", "trusted_schema = OFF"):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 
-@contextmanager
-def _sqlite_errors(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
-            raise ResourceError(
-                f"{path}: another writer held the ledger for over {BUSY_SECONDS:g} s; try again"
-            ) from error
-        if "full" in str(error):
-            raise ResourceError(f"{path}: {error}; nothing was written, free some space and try again") from error
-        raise IntegrityError(f"{path}: {error}; the ledger cannot be read or written as it is") from error
-    except sqlite3.DatabaseError as error:
-        raise IntegrityError(f"{path}: {error}; the file is damaged and was left as it is. Restore a backup") from error
+def _reading_mode(path: Path, read_only: bool) -> str:
+    """How to look at a database without changing it.
+
+    Where nobody can write beside it (a read-only disk), SQLite cannot keep its log there either; without one, the file
+    is all there is.
+    """
+    alone = not _beside(path, "-wal").exists() and not os.access(path.parent, os.W_OK)
+    return "mode=ro&immutable=1" if read_only and alone else "mode=ro"
 
 
-def _check_header(path: Path) -> None:
-    """Looks at the first bytes before SQLite touches the file.
+def _refuse_existing(path: Path) -> None:
+    """Nothing is created over a ledger, nor over what is left of one.
 
     Raises:
-        IntegrityError: if it is not an SQLite file of ours, or of a newer schema.
+        UsageError: if there is one.
+        IntegrityError: if there was one.
     """
-    try:
-        with path.open("rb") as file:
-            header = file.read(100)
-    except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read ({error}); the head file says a ledger was here") from error
-    if len(header) < 100 or not header.startswith(b"SQLite format 3\x00"):
-        raise IntegrityError(f"{path} is not a ledger: it has {len(header)} header bytes, starting {header[:16]!r}")
-    if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise IntegrityError(f"{path} is an SQLite file of another program")
-    schema = int.from_bytes(header[60:64], "big")
-    if schema != SCHEMA:
-        raise IntegrityError(f"{path} has schema {schema}, this safehold reads schema {SCHEMA}; use the newer version")
+    if path.exists():
+        raise UsageError(f"{path} already holds a run; open it to resume, or choose another directory")
+    if Ledger.exists(path):
+        raise IntegrityError(
+            f"{path} is missing, but {_head_path(path).name} or its -wal file says that events were committed: the "
+            "ledger was lost, and with it what was asked, revoked and spent. Restore it from a backup; a new run "
+            "needs another directory"
+        )
 
 
-def _has_events(path: Path) -> bool:
-    """Whether a database whose creation was interrupted got as far as its genesis row."""
+def _refuse_no_database(path: Path) -> None:
+    """Refuses what SQLite must not even look at, without opening it.
+
+    The file is not opened, for closing it would drop the locks that other connections of this process hold on it.
+
+    Raises:
+        UsageError: if no ledger was created here.
+        IntegrityError: if there is none any more, or it is empty or no file at all.
+    """
+    if not Ledger.exists(path):
+        raise UsageError(f"{path}: no ledger here; create the deployment first")
     try:
-        _check_header(path)
-        connection = _connect(path, "ro")
-        try:
-            return connection.execute("SELECT COUNT(*) FROM event").fetchone()[0] > 0
-        finally:
-            connection.close()
-    except (IntegrityError, sqlite3.DatabaseError):
-        return False
+        status = path.stat()
+    except FileNotFoundError:
+        raise IntegrityError(f"{path}: is missing, though the head file says a ledger was here; restore it") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise IntegrityError(f"{path} is not a ledger: it is not a file")
+    if status.st_size < _SMALLEST_DATABASE:
+        raise IntegrityError(
+            f"{path} is not a ledger: it holds {status.st_size} bytes. It is left as it is, and so is its -wal file; "
+            "restore a backup"
+        )
+
+
+def _absolute(path: Path) -> Path:
+    """The path wherever the process goes next; symbolic links of the directory are kept."""
+    with storage_errors(path):
+        return path.absolute()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A file that SQLite keeps beside a database."""
+    return path.with_name(path.name + suffix)
 
 
 def _head_path(path: Path) -> Path:
     """The head file beside a ledger."""
     return path.with_suffix(".head")
+
+
+def _needed_head(path: Path) -> Head:
+    """The head of a ledger that has one.
+
+    Raises:
+        IntegrityError: if it is missing, or not a head.
+    """
+    head = _read_head(path)
+    if head is None:
+        raise IntegrityError(
+            f"{_head_path(path)} is missing; without it a lost tail goes unnoticed. Restore it from a backup"
+        )
+    return head
 
 
 def _read_head(path: Path) -> Head | None:
@@ -442,71 +641,29 @@ def _read_head(path: Path) -> Head | None:
     """
     head_path = _head_path(path)
     try:
-        plain = json.loads(head_path.read_text(encoding="ascii"))
-        return from_plain(Head, plain, str(head_path))
+        with head_path.open("rb") as file:
+            plain = json.loads(file.read(_LARGEST_HEAD).decode("ascii"))
+        head = from_plain(Head, plain, str(head_path))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise IntegrityError(f"{head_path} is not a head file: {error}; restore it from a backup") from error
-
-
-def _write_head(path: Path, head: Head) -> None:
-    """Replaces the head file if it is behind; writers in several processes take turns."""
-    with _turn(path.parent):
-        current = _read_head(path)
-        if current is None or current.seq < head.seq:
-            _replace_head(path, head)
+    if head.seq < -1:
+        raise IntegrityError(f"{head_path} names event {head.seq}, which cannot be; restore it from a backup")
+    return head
 
 
 def _replace_head(path: Path, head: Head) -> None:
-    """A new head file in place of the old one, whole or not at all, and the directory's names made durable."""
-    head_path = _head_path(path)
-    partial = head_path.with_suffix(".head.partial")
-    with partial.open("w", encoding="ascii") as file:
-        file.write(canonical(to_plain(head)))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(head_path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    """A new head file in place of the old one; only whoever has the writers' turn may."""
+    replace_durably(_head_path(path), canonical(to_plain(head)))
 
 
 @contextmanager
-def _turn(directory: Path) -> Iterator[None]:
+def _turn(lock: Path) -> Iterator[None]:
     """Held by one process at a time; the kernel drops it when that process dies."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
         os.close(descriptor)
-
-
-def _refuse_network_file_system(directory: Path) -> None:
-    """SQLite's locks and shared memory do not work over a network.
-
-    Raises:
-        ResourceError: naming the file system.
-    """
-    kind = _file_system(directory, Path("/proc/self/mounts"))
-    if kind.startswith(_NETWORK_FILE_SYSTEMS):
-        raise ResourceError(
-            f"{directory} is on a network file system ({kind}), where SQLite's locks do not hold; "
-            "keep the run on a local disk and copy it with Python's `Deployment.open(run).ledger.backup(copy)`"
-        )
-
-
-def _file_system(directory: Path, mounts: Path) -> str:
-    """Type of the file system that holds a directory, "" where the platform does not tell."""
-    try:
-        lines = [line.split() for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines()]
-    except OSError:
-        return ""
-    place = directory.resolve()
-    holders = [
-        (len(fields[1]), fields[2]) for fields in lines if len(fields) > 2 and place.is_relative_to(Path(fields[1]))
-    ]
-    return max(holders, default=(0, ""))[1]

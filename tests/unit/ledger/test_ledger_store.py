@@ -9,7 +9,7 @@ import pytest
 from ledger_samples import ONE_OF_EACH, asked, started
 
 from safehold.core.errors import IntegrityError, ResourceError, UsageError
-from safehold.ledger import store
+from safehold.ledger import disk, store
 from safehold.ledger.events import Held, Stopped
 from safehold.ledger.store import Ledger
 
@@ -19,13 +19,21 @@ def path(tmp_path):
     return tmp_path / "run" / "ledger.sqlite"
 
 
-@pytest.fixture
-def full(path):
-    """A closed ledger with one event of each kind; returns its path."""
-    with Ledger.create(path, ONE_OF_EACH[:1]) as ledger:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A closed ledger with one event of each kind, not to be changed; returns its directory."""
+    directory = tmp_path_factory.mktemp("written") / "run"
+    with Ledger.create(directory / "ledger.sqlite", ONE_OF_EACH[:1]) as ledger:
         for event in ONE_OF_EACH[1:]:
             with ledger.transaction() as turn:
                 turn.append(event)
+    return directory
+
+
+@pytest.fixture
+def full(written, path):
+    """A copy of it; returns its path."""
+    shutil.copytree(written, path.parent)
     return path
 
 
@@ -34,10 +42,10 @@ def files(path):
 
 
 def tamper(path, *statements):
-    """Edits the database as a stranger with an SQLite shell would."""
+    """Edits the database as a stranger with an SQLite shell would, who covers up the traces in the schema."""
     connection = sqlite3.connect(path)
     connection.executescript("DROP TRIGGER event_is_never_updated; DROP TRIGGER event_is_never_deleted;")
-    for statement in statements:
+    for statement in (*statements, *store._TRIGGERS_SQL):
         connection.execute(statement)
     connection.commit()
     connection.close()
@@ -187,19 +195,28 @@ def test_a_rewritten_history_does_not_fit_its_head(full, tmp_path):
 
 def test_a_head_that_lags_behind_is_taken_as_a_crash_after_commit(full):
     head = full.with_suffix(".head")
+    before = head.read_bytes()
+    with Ledger.open(full) as ledger, ledger.transaction() as turn:
+        turn.append(Stopped(reason="again"))
+    head.write_bytes(before)
+    with Ledger.open(full, read_only=True) as ledger:
+        assert len(ledger.read()) == 12
+    assert head.read_bytes() == before
+
+
+def test_what_a_crashed_writer_committed_is_named_by_the_head_before_anybody_acts_on_it(full):
+    head = full.with_suffix(".head")
+    before = head.read_bytes()
     with Ledger.open(full) as ledger:
-        before = head.read_bytes()
         with ledger.transaction() as turn:
             turn.append(Stopped(reason="again"))
         after = head.read_bytes()
-    head.write_bytes(before)
-    with Ledger.open(full) as ledger:
+        head.write_bytes(before)
         with ledger.transaction():
-            pass
-        assert head.read_bytes() == before
-        with ledger.transaction() as turn:
-            turn.append(Stopped(reason="and again"))
-        assert json.loads(head.read_text())["seq"] == json.loads(after)["seq"] + 1
+            assert head.read_bytes() == after
+    head.write_bytes(before)
+    Ledger.open(full).close()
+    assert head.read_bytes() == after
 
 
 def test_a_missing_head_is_refused(full):
@@ -218,9 +235,9 @@ def test_a_scribbled_head_is_refused(full, content):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda _: b"", "not a ledger: it has 0 header bytes"),
-        (lambda _: b"PNG" + b"\x00" * 500, "not a ledger"),
-        (lambda b: b[:50], "not a ledger"),
+        (lambda _: b"", "not a ledger: it holds 0 bytes"),
+        (lambda _: b"PNG" + b"\x00" * 5000, "not a database"),
+        (lambda b: b[:50], "not a ledger: it holds 50 bytes"),
         (lambda b: b[: len(b) // 2], "malformed|damaged|cannot be read|chain breaks"),
         (lambda b: b[:4096] + b"\xa5" * (len(b) - 4096), "malformed|damaged|cannot be read|chain breaks"),
         (lambda b: b[:68] + b"\x00\x00\x00\x01" + b[72:], "another program"),
@@ -236,7 +253,7 @@ def test_a_damaged_file_is_refused_and_left_as_it_is(full, damage, message):
             Ledger.open(full, read_only=read_only)
         assert error.value.exit_code == 4
         after = files(full)
-        assert {name: after[name] for name in ("ledger.sqlite", "ledger.head")} == before
+        assert {name: after[name] for name in before} == before
 
 
 def test_a_ledger_whose_file_is_gone_is_refused(full):
@@ -265,7 +282,7 @@ def test_a_lost_ledger_is_never_replaced_by_an_empty_one(full):
     with pytest.raises(IntegrityError, match=r"the ledger was lost.*Restore it from a backup") as error:
         Ledger.create(full, ONE_OF_EACH)
     assert error.value.exit_code == 4
-    assert {name: content for name, content in files(full).items()} == {"ledger.head": head}
+    assert files(full) == {"ledger.head": head, "ledger.lock": b""}
     with pytest.raises(IntegrityError, match="the head file says a ledger was here"):
         Ledger.open(full)
 
@@ -274,11 +291,24 @@ def test_a_creation_that_was_interrupted_starts_over(path):
     path.parent.mkdir()
     store._replace_head(path, store.Head(-1, "0" * 64))
     for leftover in (b"", b"SQLite format 3\x00 and half a page"):
-        path.write_bytes(leftover)
+        path.with_name(path.name + ".partial").write_bytes(leftover)
         assert not Ledger.exists(path)
     with Ledger.create(path, ONE_OF_EACH) as ledger:
         assert len(ledger.read()) == 11
     assert Ledger.exists(path)
+    assert sorted(files(path)) == ["ledger.head", "ledger.lock", "ledger.sqlite"]
+
+
+def test_an_unreadable_database_is_never_taken_for_an_interrupted_creation(full):
+    store._replace_head(full, store.Head(-1, "0" * 64))
+    for content in (b"", b"SQLite format 3\x00 and half a page", b"x" * 5000):
+        full.write_bytes(content)
+        assert Ledger.exists(full)
+        with pytest.raises(UsageError, match="already holds a run"):
+            Ledger.create(full, ONE_OF_EACH)
+        with pytest.raises(IntegrityError):
+            Ledger.open(full)
+        assert full.read_bytes() == content
 
 
 def test_a_creation_that_was_interrupted_after_its_commit_is_complete(full):
@@ -311,7 +341,7 @@ def test_the_same_key_cannot_be_written_twice(path):
 def test_a_read_only_ledger_cannot_be_written(full):
     with (
         Ledger.open(full, read_only=True) as ledger,
-        pytest.raises(IntegrityError, match="readonly"),
+        pytest.raises(IntegrityError, match="opened readonly"),
         ledger.transaction() as turn,
     ):
         turn.append(Stopped(reason="x"))
@@ -384,9 +414,9 @@ def test_a_writer_that_waits_too_long_says_so(full, monkeypatch):
 def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
     mounts = tmp_path / "mounts"
     mounts.write_text(f"dev / ext4 rw 0 0\nserver:/x {tmp_path} nfs4 rw 0 0\nshort\n")
-    assert store._file_system(tmp_path / "run", mounts) == "nfs4"
-    assert store._file_system(Path("/etc"), mounts) == "ext4"
-    assert store._file_system(tmp_path, tmp_path / "no-such-file") == ""
-    monkeypatch.setattr(store, "_file_system", lambda *_: "nfs4")
+    assert disk.file_system(tmp_path / "run", mounts) == "nfs4"
+    assert disk.file_system(Path("/etc"), mounts) == "ext4"
+    assert disk.file_system(tmp_path, tmp_path / "no-such-file") == ""
+    monkeypatch.setattr(disk, "file_system", lambda *_: "nfs4")
     with pytest.raises(ResourceError, match="network file system"):
         Ledger.create(tmp_path / "run" / "ledger.sqlite", [])
