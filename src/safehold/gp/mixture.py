@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from scipy.special import ndtr
 
 from safehold.core.errors import ModelError, UsageError
+from safehold.gp.grid import GridProcess, stacked
 from safehold.gp.process import Process
 
 
@@ -256,7 +257,8 @@ class Mixture:
 
 def together(members: tuple[Process, ...]) -> Told:
     """The members, told in one go where their engine can."""
-    return OneByOne(members)
+    on_grids = tuple(member for member in members if isinstance(member, GridProcess))
+    return (stacked(on_grids) if len(on_grids) == len(members) else None) or OneByOne(members)
 
 
 def _each(multiplier: float | Float[np.ndarray, "j"]) -> float | Float[np.ndarray, "j 1"]:
