@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from safehold.core.errors import UsageError
+from safehold.core.errors import ModelError, UsageError
+from safehold.core.target import TargetSpace
 
 
 def alpha(round_number: int, n_candidates: int, delta: float) -> float:
@@ -29,6 +30,60 @@ def split(delta: float, names: Sequence[str]) -> dict[str, float]:
     if not names or len(set(names)) != len(names):
         raise UsageError(f"delta is split over distinct limits, got {tuple(names)}; give each limit its own cost")
     return {name: delta / len(names) for name in names}
+
+
+def log_determinant_multiplier(norm_bound: float, log_determinant: float, delta: float) -> float:
+    """B + sqrt(ln det(I + Sigma^-1/2 K Sigma^-1/2) + 2 ln(1 / delta)).
+
+    With probability at least 1 - delta, |f(z) - mu(z)| <= multiplier sd(z) at every z, after any number of measurements
+    made in any way, if f minus the prior mean has RKHS norm at most B under the very kernel (sd^2 included) that mu and
+    sd are computed with, and the noise of measurement i is R_i-sub-Gaussian given all before it, R_i^2 known before it
+    and told as its noise variance   [Abbasi-Yadkori 2013, PhD thesis; Whitehouse, Wu & Ramdas 2023, with rho = R^2].
+    Why: exp(<g, S> - <g, V g> / 2), S = sum_i noise_i phi_i / R_i^2, V = sum_i phi_i phi_i^T / R_i^2, is a
+    supermartingale for every g; its average over g ~ N(0, I) is exp(|S|^2_{(I + V)^-1} / 2) / sqrt(det(I + V)), which
+    by Ville's inequality never passes 1 / delta; and |f - mu| <= (|f - m| + |S|_{(I + V)^-1}) sd at every z.
+
+    `log_determinant` is that of the process (`Process.log_determinant`): realised, never a bound on what it could be.
+
+    Raises:
+        UsageError: if the norm bound is not finite and nonnegative, or delta is no probability.
+        ModelError: if the log determinant is not finite and nonnegative.
+    """
+    _check_delta(delta)
+    if not 0.0 <= norm_bound < math.inf:
+        raise UsageError(f"the norm bound is {norm_bound}; declare a finite one from 0, a multiple of sd")
+    if not 0.0 <= log_determinant < math.inf:
+        raise ModelError(f"the log determinant is {log_determinant}; the information gained is finite and not negative")
+    return norm_bound + math.sqrt(log_determinant + 2.0 * math.log(1.0 / delta))
+
+
+def envelope(space: TargetSpace, upper: Float[np.ndarray, "m"], constants: tuple[float, ...]) -> Float[np.ndarray, "m"]:
+    """The least that upper bounds and Lipschitz constants allow: min over z' of upper(z') + sum_i L_i |z_i - z'_i|.
+
+    `constants`: L_i, one an axis, in output units per unit of the axis; infinity lets nothing carry over along an axis,
+    as between the members of a finite context. `upper` may be infinite where nothing is known. The metric is a sum
+    over the axes, so that scans forward and back along one axis after the other give the minimum over the whole grid
+    in O(m)   [Felzenszwalb & Huttenlocher 2012, distance transforms of sampled functions, L1 distance].
+
+    Raises:
+        UsageError: if there is not one nonnegative constant an axis, or not one upper bound a candidate.
+    """
+    if len(constants) != len(space.axes) or not all(constant >= 0.0 for constant in constants):
+        raise UsageError(f"declare one nonnegative Lipschitz constant for each axis of {space.names}, got {constants}")
+    if upper.shape != (len(space),) or np.any(upper == -np.inf):
+        raise UsageError(f"expected an upper bound above minus infinity for each of {len(space)} candidates")
+    bounds = upper.astype(np.float64).reshape(space.shape)
+    for axis, (values, constant) in enumerate(zip(space.axes.values(), constants, strict=True)):
+        if constant < math.inf:
+            along = np.moveaxis(bounds, axis, -1)
+            rise = constant * (np.array(values) - values[0])
+            ahead = np.minimum.accumulate(along - rise, axis=-1)[..., :-1] + rise[1:]
+            back = np.minimum.accumulate((along + rise)[..., ::-1], axis=-1)[..., -2::-1] - rise[:-1]
+            least = along.copy()  # its own bound exactly where no neighbour's is lower
+            np.minimum(least[..., 1:], ahead, out=least[..., 1:])
+            np.minimum(least[..., :-1], back, out=least[..., :-1])
+            bounds = np.moveaxis(least, -1, axis)
+    return np.ascontiguousarray(bounds).ravel()
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ class OneByOne:
 class Mixture:
     """f is a draw of member j with probability w_j; immutable.
 
-    w_j = prior_j p(told | j) / sum_i prior_i p(told | i)   [R&W 2006, Eq. (5.6), over a finite set of models].
+    w_j = prior_j p(told | j) / sum_i prior_i p(told | i)   [R&W 2006, Sec. 5.2, over a finite set of models].
     The members are declared before the first measurement and nothing is ever refitted: only weights move.
     `log_prior` need not be normalised. A mixture of one member is that member, to the last bit.
 
@@ -160,7 +160,7 @@ class Mixture:
     def hallucinate(self, indices: Int[np.ndarray, "b"], noise_variance: Float[np.ndarray, "b"]) -> "Mixture":
         """The mixture as if pending measurements came out exactly as each member foretells.
 
-        Means and weights stay, variances shrink   [Desautels et al. 2014, GP-BUCB, Sec. 3.2]. For choosing the next
+        Means and weights stay, variances shrink   [Desautels, Krause & Burdick 2014, GP-BUCB]. For choosing the next
         target only: a certificate rests on what was told, never on this.
         """
         return self._with(indices, self._told.means[:, indices], noise_variance, weigh=False)
