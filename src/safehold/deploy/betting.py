@@ -205,7 +205,11 @@ def verify_limit(
     delta: float,
     failed: Bool[np.ndarray, "_"] | None = None,
 ) -> SeedVerdict:
-    """`verify_seed` for a declared limit: mean and peak limits by their value, chance limits by their alpha."""
+    """`verify_seed` for a declared limit: mean and peak limits by their value, chance limits by their alpha.
+
+    A seed target with several limits must be verified against each, at the whole delta: an unsafe one breaks at least
+    one limit, and is verified against that with probability at most delta. Several seed targets share delta.
+    """
     return _verdict(Capital.of(limit, cap, "unsafe"), costs, delta, failed)
 
 

@@ -83,8 +83,10 @@ class InnovationMonitor:
     likelihood ratio N(u; shift, scale^2) / N(u; 0, 1) of every alternative is a martingale; the monitor is a `Wager`
     over the alternatives `SHIFTS` x `SCALES`. P(alarm ever) <= level while the model is right.
 
-    A failed measurement has no score and is not told: failures are the `CostMonitor`'s. If the noise variance is
-    estimated from few replicates, scores have heavier tails than normal and the level is approximate.
+    No alternative is narrower than the model, so every likelihood ratio is convex in u: predictions of one Gaussian
+    process with a variance declared too large keep the level as well. If the noise variance is estimated from few
+    replicates, scores have heavier tails than normal and the level is approximate.
+    A failed measurement has no score and is not told: failures are the `CostMonitor`'s.
     A wrong length-scale is found seldom [docs/results/monitors.md]: the monitor is no substitute for a cautious prior.
     """
 

@@ -52,8 +52,8 @@ def test_before_the_first_episode_anything_is_possible():
 
 @pytest.mark.parametrize("p", [0.0, 0.01, 0.05, 0.3, 0.5])
 def test_the_violation_sequence_covers_at_all_times_together_by_exact_dynamic_programming(p):
-    """P(p outside at any n <= 300) over counts of violations: the bounds depend on the count alone."""
-    horizon, level = 300, 0.9
+    """P(p outside at any n <= 150) over counts of violations: the bounds depend on the count alone."""
+    horizon, level = 150, 0.9
     alive = np.array([1.0])  # P(count = s, never outside so far)
     for n in range(1, horizon + 1):
         alive = np.append(alive * (1 - p), 0.0) + np.append(0.0, alive * p)
@@ -125,7 +125,7 @@ def test_little_spread_gives_a_narrow_interval():
     assert quiet.high - quiet.low < 0.25 * (wild.high - wild.low)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(COSTS, COSTS)
 def test_more_episodes_never_widen_the_mean_sequence(first, then):
     before, after = mean_cost_sequence(first, 3.0), mean_cost_sequence(np.concatenate([first, then]), 3.0)
@@ -133,7 +133,7 @@ def test_more_episodes_never_widen_the_mean_sequence(first, then):
         assert before.low - 1e-12 <= after.low <= after.high <= before.high + 1e-12
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(COSTS, st.floats(0.01, 100.0))
 def test_bounds_scale_with_the_unit_of_cost(costs, unit):
     one, other = mean_cost_sequence(costs, 3.0), mean_cost_sequence(unit * costs, unit * 3.0 * (1 + 1e-12))
