@@ -19,6 +19,9 @@ from safehold.gp.linear import LinearTerms
 _ROWS = 16
 """Measurements that new buffers have room for; doubled when they are full."""
 
+_LARGEST = 1e100
+"""Largest magnitude of a told value: squares of more may overflow."""
+
 _SLAB = 1 << 18
 """Numbers of one block of a whitened cross-covariance: 2 MB, what a core's cache holds."""
 
@@ -117,12 +120,15 @@ class GridStack:
         nothing is ever added to the diagonal on top.
 
         Raises:
-            DataError: if a value is not finite, or a noise variance is not finite and positive.
+            DataError: if a value is not finite or too large to square, or a noise variance not finite and positive.
             UsageError: if an index is not that of a candidate.
             ModelError: if the covariance cannot be factored, or a variance comes out negative beyond rounding.
         """
-        if not np.isfinite(values).all():
-            raise DataError(f"a measurement told to the Gaussian process is not finite: {values}; refuse it at tell")
+        if not (np.abs(values) <= _LARGEST).all():
+            raise DataError(
+                f"a measurement told to the Gaussian process is not finite, or larger than {_LARGEST}: {values}; "
+                "refuse it at tell"
+            )
         noises = [float(noise) for noise in noise_variance]
         if not all(0.0 < noise < math.inf for noise in noises):
             raise DataError(f"noise variances must be finite and positive, got {noises}; declare a noise floor")

@@ -245,7 +245,7 @@ def test_only_beliefs_that_fit_together_are_stacked():
     assert stacked(pair.processes[::-1]) is None
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e101])
 def test_refuses_a_measurement_that_is_not_finite(value):
     with pytest.raises(DataError, match="not finite"):
         world(13, (4,), ("matern52",), 1).prior().condition(np.array([0]), np.array([value]), np.array([1.0]))
