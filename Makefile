@@ -1,6 +1,7 @@
 # make demo   the main job: data, training, certified deployment, report (about six minutes on two cores)
 # make test   the fast tests
 # make check  tests and every static check, as in CI
+# make coverage, slow, bullet   coverage of what the promise rests on; slow evidence; the optional Bullet suite
 # Options: PYTHON=/path/to/python3.11  TORCH=auto|cpu|as-resolved  VENV=.venv
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ SOURCES := pyproject.toml constraints.txt tools/install.sh
 .PHONY: help demo test check lint coverage bullet slow clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^VENV/q; s/^# //p' Makefile
 
 $(VENV)/.ready-run: $(SOURCES)
 	tools/install.sh $(VENV) mujoco
