@@ -19,6 +19,9 @@ PriorMean = Float[np.ndarray, "m"] | Callable[[Float[np.ndarray, "m d"]], Float[
 ROUNDING = 1e-9
 """A variance below -ROUNDING times the prior variance is an error, not rounding."""
 
+LARGEST = 1e100
+"""Largest magnitude of a told value: squares of more may overflow."""
+
 _BLOCK_ROWS = 64
 
 
@@ -85,11 +88,14 @@ class GaussianProcess:
         Positive noise keeps repeats of one candidate well posed; nothing is ever added to the diagonal on top.
 
         Raises:
-            DataError: if a value is not finite, or a noise variance is not finite and positive.
+            DataError: if a value is not finite or too large to square, or a noise variance not finite and positive.
             ModelError: if the covariance cannot be factored, or a variance comes out negative beyond rounding.
         """
-        if not np.all(np.isfinite(values)):
-            raise DataError(f"a measurement told to the Gaussian process is not finite: {values}; refuse it at tell")
+        if not np.all(np.abs(values) <= LARGEST):
+            raise DataError(
+                f"a measurement told to the Gaussian process is not finite, or larger than {LARGEST}: {values}; "
+                "refuse it at tell"
+            )
         if not np.all(np.isfinite(noise_variance) & (noise_variance > 0)):
             raise DataError(f"noise variances must be finite and positive, got {noise_variance}; declare a noise floor")
         if len(values) == 0:

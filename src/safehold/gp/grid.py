@@ -12,15 +12,12 @@ from scipy.linalg.blas import dtpsv, dtrsm
 
 from safehold.core.errors import DataError, ModelError, UsageError
 from safehold.core.target import TargetSpace
-from safehold.gp.exact import ROUNDING, PriorMean
+from safehold.gp.exact import LARGEST, ROUNDING, PriorMean
 from safehold.gp.kernels import SeparableKernel
 from safehold.gp.linear import LinearTerms
 
 _ROWS = 16
 """Measurements that new buffers have room for; doubled when they are full."""
-
-_LARGEST = 1e100
-"""Largest magnitude of a told value: squares of more may overflow."""
 
 _SLAB = 1 << 18
 """Numbers of one block of a whitened cross-covariance: 2 MB, what a core's cache holds."""
@@ -124,9 +121,9 @@ class GridStack:
             UsageError: if an index is not that of a candidate.
             ModelError: if the covariance cannot be factored, or a variance comes out negative beyond rounding.
         """
-        if not (np.abs(values) <= _LARGEST).all():
+        if not (np.abs(values) <= LARGEST).all():
             raise DataError(
-                f"a measurement told to the Gaussian process is not finite, or larger than {_LARGEST}: {values}; "
+                f"a measurement told to the Gaussian process is not finite, or larger than {LARGEST}: {values}; "
                 "refuse it at tell"
             )
         noises = [float(noise) for noise in noise_variance]

@@ -170,13 +170,13 @@ class Mixture:
         """w_j, summing to one.
 
         Raises:
-            ModelError: if no member gives what was told a positive likelihood that float64 can hold.
+            ModelError: if a member cannot say how likely what was told is, or none finds it possible.
         """
         logarithms = np.array(self.log_prior) + self._weighed.log_evidences
         most = np.max(logarithms)
         if not np.isfinite(most):
             raise ModelError(
-                f"no member of the mixture can explain what was told: log weights are {logarithms}; "
+                f"the mixture's members cannot explain what was told: log weights are {logarithms}; "
                 "a measurement lies beyond anything the declared models describe"
             )
         weights = np.exp(logarithms - most)

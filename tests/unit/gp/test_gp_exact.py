@@ -140,7 +140,7 @@ def test_nothing_told_changes_nothing():
     assert prior().condition(nothing.astype(np.int64), nothing, nothing).n_told == 0
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e101])
 def test_refuses_a_measurement_that_is_not_finite(value):
     with pytest.raises(DataError, match="not finite"):
         prior().condition(np.array([0]), np.array([value]), np.array([1.0]))

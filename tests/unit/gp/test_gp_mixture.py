@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -201,10 +203,12 @@ def test_a_member_without_spread_is_over_the_limit_unless_its_mean_is_under_it()
     np.testing.assert_array_equal(Mixture((flat,), (0.0,)).risk(1.5), [0.0, 1.0])
 
 
-def test_a_measurement_nobody_can_explain_stops_the_run():
-    belief = Mixture(mixture(MIXED).members[2:], LOG_PRIOR[2:]).condition(*one(0, 1e200))
-    with pytest.raises(ModelError, match="no member of the mixture can explain"):
-        belief.risk(1.0)
+@pytest.mark.parametrize("evidence", [np.nan, -np.inf])
+def test_members_that_cannot_explain_what_was_told_stop_the_run(evidence):
+    one_of_them = mixture(MIXED).members[2]
+    at_a_loss = dataclasses.replace(one_of_them, log_evidence=evidence)
+    with pytest.raises(ModelError, match="cannot explain what was told"):
+        Mixture((at_a_loss,), (0.0,)).risk(1.0)
 
 
 @pytest.mark.parametrize("inflate", [0.5, np.nan, np.inf])
