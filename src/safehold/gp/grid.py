@@ -7,7 +7,7 @@ from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.linalg import LinAlgError, cholesky, solve_triangular
+from scipy.linalg import solve_triangular
 from scipy.linalg.blas import dtpsv, dtrsm
 
 from safehold.core.errors import DataError, ModelError, UsageError
@@ -157,13 +157,12 @@ class GridStack:
             return cross
         lower = np.tril_indices(n)
         factor = np.zeros((n, n))
-        for number in range(len(cross)):
-            factor[lower] = self._rows.packed[number, : len(lower[0])]
-            whitened = [
-                solve_triangular(factor, self._told_with(number, which), lower=True, check_finite=False)
-                for which in (a, b)
-            ]
-            cross[number] -= whitened[0].T @ whitened[1]
+        with_a, with_b = self._told_with(a), self._told_with(b)
+        for number, packed in enumerate(self._rows.packed):
+            factor[lower] = packed[: len(lower[0])]
+            cross[number] -= solve_triangular(factor, with_a[number], lower=True).T @ solve_triangular(
+                factor, with_b[number], lower=True
+            )
         return cross
 
     def _once(self, index: int, place: tuple[int, ...], values: Float[np.ndarray, "j"], noise: float) -> "GridStack":
@@ -210,29 +209,24 @@ class GridStack:
         for number, (index, place) in enumerate(zip(indices, places, strict=True)):
             rows, _, ranks = rows.room(prior, number, ranks, int(index), place)
         told = GridStack(prior, self.means, self.variances, self.log_determinants, self.log_evidences, n, ranks, rows)
+        covariances = told._told_with(indices)
+        covariances[:, np.arange(n), np.arange(n)] += noise
+        try:
+            factors = np.linalg.cholesky(covariances)
+        except np.linalg.LinAlgError as error:
+            raise _cannot_be_factored(n, 0, str(error)) from error
+        diagonals = np.diagonal(factors, axis1=1, axis2=2)
+        if not (diagonals**2 >= 0.5 * noise).all():  # exactly, >= noise
+            raise _cannot_be_factored(n, 0, f"conditional variances {diagonals**2}, noise variances {noise}")
         lower = np.tril_indices(n)
-        weights = np.empty((j, n))
+        rows.packed[:, : len(lower[0])] = factors[:, *lower]
+        innovations, weights = np.empty((j, n)), np.empty((j, n))
         variances = np.array(prior.variances)
-        log_determinants, log_evidences = np.empty(j), np.empty(j)
-        for number in range(j):
-            covariance = told._told_with(number, indices)
-            covariance[np.diag_indices(n)] += noise
-            try:
-                factor = cast(np.ndarray, cholesky(covariance, lower=True, check_finite=False))
-            except LinAlgError as error:
-                raise _cannot_be_factored(n, 0, str(error)) from error
-            diagonal = np.diagonal(factor)
-            if not np.all(diagonal**2 >= 0.5 * noise):
-                raise _cannot_be_factored(n, 0, f"conditional variances {diagonal**2}, noise variances {noise}")
-            rows.packed[number, : len(lower[0])] = factor[lower]
-            innovations = solve_triangular(factor, values[number] - self.means[number, indices], lower=True)
-            weights[number] = solve_triangular(factor, innovations, lower=True, trans=1)
-            log_diagonal = float(np.sum(np.log(diagonal)))
-            log_determinants[number] = 2.0 * log_diagonal - float(np.sum(np.log(noise)))
-            log_evidences[number] = (
-                -0.5 * float(innovations @ innovations) - log_diagonal - 0.5 * n * math.log(2.0 * math.pi)
-            )
-            told._explain(number, factor, variances[number])
+        for number, packed in enumerate(rows.packed):
+            innovations[number] = dtpsv(n, packed, values[number] - self.means[number, indices], trans=1)
+            weights[number] = dtpsv(n, packed, innovations[number])
+            told._explain(number, factors[number], variances[number])
+        log_diagonals = np.log(diagonals).sum(axis=1)
         means = told._spread(weights, [table[:, :rank] for table, rank in zip(rows.tables, ranks, strict=True)])
         if prior.features is not None:
             means += prior.linear_columns(weights @ prior.features[indices])
@@ -241,8 +235,8 @@ class GridStack:
             prior,
             _frozen(means),
             _frozen(prior.checked(variances, n)),
-            _frozen(log_determinants),
-            _frozen(log_evidences),
+            2.0 * log_diagonals - np.log(noise).sum(),
+            -0.5 * (innovations**2).sum(axis=1) - log_diagonals - 0.5 * n * math.log(2.0 * math.pi),
             n,
             ranks,
             rows,
@@ -310,14 +304,17 @@ class GridStack:
             core = tables[0].transpose(0, 2, 1) @ core.reshape(j, tables[0].shape[1], -1)
         return core.reshape(j, -1)
 
-    def _told_with(self, number: int, indices: Int[np.ndarray, "p"]) -> Float[np.ndarray, "n p"]:
-        """k(X, candidates) of one belief."""
+    def _told_with(self, indices: Int[np.ndarray, "p"]) -> Float[np.ndarray, "j n p"]:
+        """k(X, candidates)."""
         prior, n = self.prior, self.n_told
-        cross = np.full((n, len(indices)), prior.amplitudes[number, 0])
+        cross = np.repeat(prior.amplitudes[:, :, None], n, axis=1)
         for axis, values in enumerate(np.unravel_index(indices, prior.shape)):
-            cross *= self._rows.tables[axis][number, self._rows.seats[axis, :n]][:, values]
-        terms = prior.linear[number]
-        return cross if terms is None else cross + terms.cross(self._rows.indices[:n], indices)
+            table = self._rows.tables[axis][:, : self._ranks[axis]]
+            cross = cross * table[:, :, values].take(self._rows.seats[axis, :n], axis=1)
+        if prior.features is None:
+            return cross
+        told = prior.features[self._rows.indices[:n]]
+        return cross + told @ cast(np.ndarray, prior.spreads) @ prior.features[indices].T
 
     def _explain(self, number: int, factor: Float[np.ndarray, "n n"], variance: Float[np.ndarray, "m"]) -> None:
         """Subtracts from one belief's prior variance, in place, what the measurements explain: |L^-1 k(X, z)|^2."""
@@ -329,7 +326,6 @@ class GridStack:
         for rows in others:
             rest = (rest[:, :, None] * rows[:, None, :]).reshape(n, -1)
         slab = max(1, _SLAB // (n * rest.shape[1]))
-        factor = np.ascontiguousarray(factor)
         terms = prior.linear[number]
         for start in range(0, first.shape[1], slab):
             cross = (first[:, start : start + slab, None] * rest[:, None, :]).reshape(n, -1)
@@ -550,6 +546,10 @@ class _Rows:
         """By axis (m_i,): the row of `tables` of each value, -1 where it has none."""
         self.tables = tables
         """By axis (j, capacity_i, m_i): K_i(value, .) of each distinct told value."""
+
+    def __reduce__(self) -> tuple[type["_Rows"], tuple[object, ...]]:
+        """Without the lock: beliefs travel between processes, where each has buffers of its own."""
+        return _Rows, (self._used, self.indices, self.packed, self.seats, self.seating, self.tables)
 
     @staticmethod
     def empty(j: int, shape: tuple[int, ...], capacity: int, ranks: tuple[int, ...]) -> "_Rows":

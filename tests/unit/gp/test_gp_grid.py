@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from gp_worlds import dense, world, worlds
@@ -132,6 +134,13 @@ def test_a_refused_measurement_leaves_the_belief_usable():
     with pytest.raises(ModelError, match="cannot be factored"):
         belief.condition(np.array([3, 3]), np.zeros(2), np.array([1e-18, 1e-18]))
     agree(w.one_by_one(belief, range(6, 12)), w.one_by_one(w.prior()), rtol=0, atol=0)
+
+
+def test_a_belief_sent_to_another_process_goes_on_as_it_would_have_here():
+    w = world(2, (6, 5), TWO_AXES, 12, linear=True)
+    belief = w.one_by_one(w.prior(), range(6))
+    sent = pickle.loads(pickle.dumps(belief))
+    agree(w.one_by_one(sent, range(6, 12)), w.one_by_one(belief, range(6, 12)), rtol=0, atol=0)
 
 
 def test_five_hundred_updates_equal_a_fresh_factorisation_to_rounding():
