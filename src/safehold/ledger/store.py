@@ -165,12 +165,14 @@ class Ledger:
             UsageError, IntegrityError, ResourceError: as `create` does.
         """
         path = _absolute(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"{path.parent}: cannot be made ({error}); choose a directory you may write to") from error
-        refuse_network_file_system(path.parent)
         with storage_errors(path):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except (NotADirectoryError, FileExistsError, PermissionError) as error:
+                raise UsageError(
+                    f"{path.parent}: cannot be made ({error}); choose a directory you may write to"
+                ) from error
+            refuse_network_file_system(path.parent)
             _refuse_existing(path)
             with _turn(path.with_suffix(".lock")):
                 _refuse_existing(path)
@@ -198,6 +200,10 @@ class Ledger:
             _refuse_no_database(path)
             if not read_only:
                 refuse_network_file_system(path.parent)
+                if not os.access(path, os.W_OK):  # SQLite would open it all the same, and fail at the first event
+                    raise ResourceError(
+                        f"{path} cannot be written: it is another user's, or on a read-only disk; only read it"
+                    )
             with contextlib.ExitStack() as opened:
                 reader = Ledger(path, _connect(path, _reading_mode(path, read_only)), read_only=True)
                 opened.callback(reader.close)

@@ -20,11 +20,18 @@ FORK = multiprocessing.get_context("fork")
 AGAIN = Stopped(reason="again")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """The directory of a closed ledger with one event of each kind, not to be changed."""
+    directory = tmp_path_factory.mktemp("written") / "run"
+    Ledger.create(directory / "ledger.sqlite", ONE_OF_EACH).close()
+    return directory
+
+
 @pytest.fixture
-def path(tmp_path):
-    path = tmp_path / "run" / "ledger.sqlite"
-    Ledger.create(path, ONE_OF_EACH).close()
-    return path
+def path(written, tmp_path):
+    """A copy of it."""
+    return Path(shutil.copytree(written, tmp_path / "run")) / "ledger.sqlite"
 
 
 def append(ledger, reason="again"):
