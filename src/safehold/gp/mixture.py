@@ -210,13 +210,16 @@ class Mixture:
     def risk(self, limit: float, inflate: float = 1.0) -> Float[np.ndarray, "m"]:
         """P(f > limit) = sum_j w_j Phi((mu_j - limit) / (inflate sd_j)); `inflate` >= 1 widens every member.
 
-        A member without any spread left counts as over the limit if its mean is not under it.
+        A member whose mean is above the limit is not widened: that would lower its risk. So inflating never lowers
+        the result. A member without any spread left counts as over the limit if its mean is not under it.
         """
         if not 1.0 <= inflate < np.inf:
             raise UsageError(f"inflate is {inflate}; it widens the members' spread and is at least 1")
         spread = self.sds if inflate == 1.0 else inflate * self.sds
         with np.errstate(divide="ignore", invalid="ignore"):
             excess = (self.means - limit) / spread
+        if inflate > 1.0:
+            excess[excess > 0.0] *= inflate
         excess[np.isnan(excess)] = np.inf
         return self.weights @ ndtr(excess)
 
