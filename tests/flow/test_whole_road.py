@@ -38,6 +38,7 @@ CONFIG = RoadConfig(
     deployed_episodes=10,
     evaluation_episodes=10,
     deploy=DeployConfig(
+        certificate="paper",
         iterations=6,
         episodes_per_ask=8,
         reward_points=9,

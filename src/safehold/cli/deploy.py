@@ -24,6 +24,7 @@ from safehold.deploy.verify import verify
 from safehold.ledger.encoding import to_plain
 from safehold.ledger.events import Asked, Bound
 from safehold.report.run import read_run
+from safehold.report.words import grounds
 
 _LARGEST_OUTCOMES = 16 * 1024 * 1024  # bytes of a file of outcomes: 100,000 episodes take about 5 MB
 
@@ -264,8 +265,8 @@ def _print_explanation(asked: Asked, trial: Trial, output: Output) -> None:
     certificate = trial.certificate
     output.say(f"Certificate {certificate.kind!r}: {certificate.promise}")
     output.say(
-        f"delta {certificate.delta:g}, alpha {asked.alpha:.4g}, {asked.n_told} measurements told before it, "
-        f"{asked.safe_count} targets certified then."
+        f"delta {certificate.delta:g}, charged {certificate.charge:.3g}, spent in all {certificate.spent_after:.4g}; "
+        f"{asked.n_told} measurements told before it, {asked.safe_count} targets certified then."
     )
     output.say(f"Premises (docs/guarantees.md): {', '.join(certificate.premises)}.")
 
@@ -275,11 +276,9 @@ def _print_bounds(asked: Asked, output: Output) -> None:
     rows = []
     for limit in asked.certificate.limits:
         belief = asked.costs[limit.name]
-        upper = asked.certificate.upper
-        bound = "rests on the seed premise" if upper is None else f"{upper[limit.name]:.4g}"
-        rows.append((limit.name, f"{belief.mean:.4g}", bound, f"{limit.value:g}"))
+        rows.append((limit.name, f"{belief.mean:.4g}", grounds(asked.certificate, limit.name), f"{limit.value:g}"))
     rows.append(("reward", f"{asked.reward.mean:.4g}", "", ""))
-    output.table("", ("expected return", "predicted", "certified upper bound", "limit"), rows)
+    output.table("", ("expected return", "predicted", "certified", "limit"), rows)
 
 
 def _print_recommendation(best: Recommendation, output: Output) -> None:

@@ -23,7 +23,7 @@ from safehold.data.layouts import read_any
 from safehold.deploy.optimizer import Deployment
 from safehold.ledger.encoding import to_plain
 from safehold.ledger.run import RunDirectory
-from safehold.report.words import target_text, verdict_of
+from safehold.report.words import grounds, target_text, verdict_of
 from safehold.workflows.deploy import DeployConfig, drive, open_or_create, plan
 
 
@@ -86,11 +86,11 @@ def run(arguments: DriveArguments, output: Output) -> int:
 
 def deployment_line(deployment: Deployment, trial: Trial, measurement: Measurement) -> str:
     """One deployment in a line: target, predicted cost and its bound, what came, and whether it kept its limits."""
-    asked, upper = deployment.state.asked[trial.id], trial.certificate.upper
+    asked = deployment.state.asked[trial.id]
     parts = [trial.id, target_text(trial.target)]
     for limit in trial.certificate.limits:
         predicted = f"{asked.costs[limit.name].mean:.4g}"
-        bound = "seed premise" if upper is None else f"<= {upper[limit.name]:.4g}"
+        bound = grounds(trial.certificate, limit.name)
         costs = np.where(measurement.failed, np.nan, measurement.costs[limit.name])
         parts.append(f"{limit.name} {predicted} ({bound}), limit {limit.value:g}, got {mean_interval(costs)}")
     parts.append(f"reward {float(np.mean(measurement.rewards)):.5g}")

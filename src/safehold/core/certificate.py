@@ -3,22 +3,44 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 from safehold.core.constraint import Limit
 from safehold.core.target import Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
-    """The evidence behind one ask.
+class RuleEvidence:
+    """What one certificate rule says of a target.
 
-    `kind` names the rule, `promise` is what it promises, in a sentence. `upper` holds, for each limited cost, the
-    upper confidence bound at the target (None for a seed target, which rests on its premise instead). `charge` is
-    what this ask spends of `delta`, `spent_after` what is spent in all after it. `n_told` counts the measurements
-    the bound rests on. `premises` are ids of docs/guarantees.md.
+    `certified`: whether the rule alone would let it run. `upper`: the rule's upper confidence bound of each limited
+    cost, None for a rule without bounds. `risk`: its probability that the target is above any limit, None for a rule
+    without one; `cap`: the largest price that this ask may have. `charge`: what the rule spends of its share of delta.
     """
 
     kind: str
+    certified: bool
+    upper: Mapping[str, float] | None
+    risk: float | None
+    cap: float | None
+    charge: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """The evidence behind one ask.
+
+    `kind` names the rules, joined by "+": all of them had to agree. `basis`: "rules", or "premise" for a seed target
+    that rests on its premise instead. `promise` is what is promised, in words. `risks` is, for each limited cost, the
+    posterior probability of being above the limit; `upper` the largest upper confidence bound of any rule (None
+    without one, and for a seed target on its premise). `charge` is what this ask spends of `delta`, `spent_after` what
+    is spent in all after it, declared shares included. `shares` of delta: for the seed targets, for the rules, for the
+    bound on the noise; they add up to delta. `n_told` counts the measurements it rests on. `premises` are ids of
+    docs/guarantees.md; `evidence` has one entry a rule.
+    """
+
+    kind: str
+    basis: Literal["rules", "premise"]
     promise: str
     limits: tuple[Limit, ...]
     risks: Mapping[str, float]
@@ -26,8 +48,10 @@ class Certificate:
     charge: float
     spent_after: float
     delta: float
+    shares: Mapping[str, float]
     n_told: int
     premises: tuple[str, ...]
+    evidence: tuple[RuleEvidence, ...]
 
 
 class TrialState(StrEnum):

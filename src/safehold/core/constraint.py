@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -11,6 +12,9 @@ from safehold.core.errors import UsageError
 
 LimitKind = Literal["mean", "chance", "cvar", "peak"]
 
+SPREAD_EPISODES = 5
+"""Fewest episodes from which a spread is estimated: a chance or cvar limit needs as many an ask."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limit:
@@ -19,6 +23,9 @@ class Limit:
     kind `mean`: the expected cost return is at most `value`. kind `chance`: P(cost return > value) <= alpha.
     kind `cvar`: the mean of the worst alpha share of episodes is at most `value`. kind `peak`: the largest
     cost of a step is at most `value` in expectation over episodes.
+
+    What is limited is the statistic mean + kappa sd over the episodes of a target. For chance and cvar it equals the
+    quantile and the tail mean of *normal* episodes, and is approximate otherwise.
     """
 
     name: str
@@ -42,6 +49,47 @@ class Limit:
     def holds(self, value: float) -> bool:
         """True only for a value at or under the limit; NaN is a violation."""
         return value <= self.value
+
+    @property
+    def approximate(self) -> bool:
+        """Whether the limited statistic rests on episodes being normal."""
+        return self.kind in ("chance", "cvar")
+
+    @property
+    def kappa(self) -> float:
+        """Weight of the standard deviation in the limited statistic; q is the standard normal (1 - alpha)-quantile.
+
+        0 for mean and peak; q for chance: P(X > mean + q sd) = alpha; phi(q) / alpha for cvar: that is the mean of a
+        standard normal above q.
+        """
+        if not self.approximate or self.alpha is None:
+            return 0.0
+        normal = NormalDist()
+        quantile = normal.inv_cdf(1.0 - self.alpha)
+        return quantile if self.kind == "chance" else normal.pdf(quantile) / self.alpha
+
+    def statistic(self, values: Float[np.ndarray, "_"]) -> float:
+        """The limited statistic of episodes: mean + kappa s / c4, s with n - 1 degrees, E[s] = c4 sd if normal.
+
+        +inf where a spread is needed and there is but one episode: absence of evidence is a violation.
+        """
+        mean = float(np.mean(values))
+        return self.statistic_of(len(values), mean, float(np.sum((values - mean) ** 2)))
+
+    def statistic_of(self, n: int, mean: float, squares: float) -> float:
+        """The same of n episodes with this mean and this sum of squared deviations from it."""
+        kappa = self.kappa
+        if kappa == 0.0:
+            return mean
+        return mean + kappa * math.sqrt(squares / (n - 1)) / _c4(n) if n > 1 else math.inf
+
+    def noise_factor(self, n: int) -> float:
+        """Variance of the statistic of n normal episodes of variance 1: 1 / n + kappa^2 (1 / c4^2 - 1).
+
+        Mean and s are independent, and Var(s) = 1 - c4^2; for many episodes the second term is kappa^2 / (2 (n - 1)).
+        """
+        kappa = self.kappa
+        return 1.0 / n if kappa == 0.0 else 1.0 / n + kappa**2 * (1.0 / _c4(n) ** 2 - 1.0)
 
 
 @runtime_checkable
@@ -90,6 +138,11 @@ class MaximumCost:
     def step(self, running: Float[np.ndarray, "n"], cost: Float[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
         """Keeps the larger of the two; NaN stays NaN, so a missing cost never hides."""
         return np.maximum(running, cost)
+
+
+def _c4(n: int) -> float:
+    """E[s] / sd of n >= 2 normal values: sqrt(2 / (n - 1)) Gamma(n / 2) / Gamma((n - 1) / 2)."""
+    return math.sqrt(2.0 / (n - 1)) * math.exp(math.lgamma(n / 2.0) - math.lgamma((n - 1) / 2.0))
 
 
 def fold(constraint: Constraint, costs: Float[np.ndarray, "T"]) -> float:

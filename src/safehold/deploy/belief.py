@@ -1,13 +1,14 @@
-"""Belief about one output after the told episodes: the Gaussian process, and the noise it is told with."""
+"""Belief about one output after the told episodes: the mixture of processes, and the noise it is told with."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import gammaincinv
 
-from safehold.gp.exact import GaussianProcess
+from safehold.gp.mixture import Mixture
 
 NOISE_STEP = 1.1
 """Used episode variances are the floor times a power of this: rounded up, so that they seldom change."""
@@ -15,67 +16,96 @@ NOISE_STEP = 1.1
 
 @dataclass(frozen=True, slots=True)
 class ToldMean:
-    """The mean of one trial's episodes at a candidate; `extra_variance` widens it where outcomes are unknown."""
+    """What one trial's episodes said of the limited statistic (of the mean, for most limits) at a candidate.
+
+    `noise_factor` times the variance of one episode is the statistic's noise variance: 1 / n for a mean.
+    `extra_variance` is added where outcomes are unknown; such a statistic informs the posterior and no weights.
+    """
 
     index: int
-    mean: float
+    value: float
     episodes: int
+    noise_factor: float
     extra_variance: float
+
+    @property
+    def weighed(self) -> bool:
+        """Whether it counts for the weights of the mixture: only what was really measured does."""
+        return self.extra_variance == 0.0
 
 
 @dataclass(frozen=True)
 class Belief:
     """What is known of one output.
 
-    The mean of n episodes is told with noise variance v / n, where v is the larger of the declared floor and an
-    upper confidence bound on the episode variance, pooled over all told replicates. It is recomputed after every
-    measurement, from all of them; replicates of one batch are never used for that batch alone, since that would
-    trust a batch of lucky (all-zero) episodes more than an unlucky one.
+    A statistic is told with noise variance v(z) times its noise factor. v(z) = s * floor(z), floor the declared
+    variance of one episode. Unless the noise is declared known (`miss` None), s is the larger of 1 and an upper
+    confidence bound on the variance relative to its floor, pooled over all told replicates; the bound after the n-th
+    tell is wrong with probability at most miss / (n (n + 1)), so that all of them together are with at most `miss`.
+    It is recomputed after every measurement, from all of them; replicates of one batch are never used for that batch
+    alone, since that would trust a batch of lucky (all-zero) episodes more than an unlucky one.
     """
 
-    prior: GaussianProcess
-    process: GaussianProcess
-    floor: float
-    confidence: float
+    prior: Mixture
+    process: Mixture
+    floor: Float[np.ndarray, "m"] = field(repr=False)
+    miss: float | None
+    rounds: int = 0
     told: tuple[ToldMean, ...] = ()
     squares: float = 0.0
     degrees: int = 0
-    episode_variance: float = 0.0
+    scale: float = 1.0
 
     @staticmethod
-    def before(prior: GaussianProcess, episode_sd: float, confidence: float) -> "Belief":
-        """Nothing told yet: the declared floor is the noise."""
-        return Belief(prior, prior, episode_sd**2, confidence, episode_variance=episode_sd**2)
+    def before(prior: Mixture, floor: Float[np.ndarray, "m"], miss: float | None, rounds: int = 0) -> "Belief":
+        """Nothing told yet: the declared floor is the noise. `rounds` bounds were already drawn from `miss`."""
+        return Belief(prior, prior, floor, miss, rounds)
 
-    def tell(
-        self, index: int, outcomes: Float[np.ndarray, "e"], replicates: Float[np.ndarray, "r"], extra_variance: float
-    ) -> "Belief":
-        """The belief after the episodes of one trial.
+    def episode_variance(self, index: int) -> float:
+        """Variance of one episode at a candidate, as the model uses it now."""
+        return float(self.floor[index]) * self.scale
 
-        `outcomes` enter the mean; `replicates`, those of them that were really measured, enter the noise.
-        """
-        squares, degrees = self.squares, self.degrees
+    def tell(self, point: ToldMean, replicates: Float[np.ndarray, "_"]) -> "Belief":
+        """The belief after the episodes of one trial; `replicates`, those really measured, inform the noise."""
+        squares, degrees, rounds = self.squares, self.degrees, self.rounds + 1
         if len(replicates) > 1:
-            squares += float(np.sum((replicates - np.mean(replicates)) ** 2))
+            squares += float(np.sum((replicates - np.mean(replicates)) ** 2)) / float(self.floor[point.index])
             degrees += len(replicates) - 1
-        point = ToldMean(index, float(np.mean(outcomes)), len(outcomes), extra_variance)
-        told = (*self.told, point)
-        variance = rounded_up(variance_bound(squares, degrees, self.confidence), self.floor)
-        if variance == self.episode_variance:
-            process = _condition(self.process, (point,), variance)
+        told, scale = (*self.told, point), self.scale
+        if self.miss is not None:
+            scale = rounded_up(variance_bound(squares, degrees, self.miss / (rounds * (rounds + 1))), 1.0)
+        if scale == self.scale:
+            process = self._conditioned(self.process, (point,), scale)
         else:
-            process = _condition(self.prior, told, variance)
-        return replace(self, process=process, told=told, squares=squares, degrees=degrees, episode_variance=variance)
+            process = self._conditioned(self.prior, told, scale)
+        return replace(self, process=process, told=told, squares=squares, degrees=degrees, rounds=rounds, scale=scale)
+
+    def _conditioned(self, process: Mixture, told: Sequence[ToldMean], scale: float) -> Mixture:
+        """Tells statistics to a process; those that stay out of the weights last."""
+        for weigh in (True, False):
+            points = [point for point in told if point.weighed == weigh]
+            if points:
+                indices = np.array([point.index for point in points])
+                factors = np.array([point.noise_factor for point in points])
+                extra = np.array([point.extra_variance for point in points])
+                process = process.condition(
+                    indices,
+                    np.array([point.value for point in points]),
+                    scale * self.floor[indices] * factors + extra,
+                    weigh=weigh,
+                )
+        return process
 
 
-def variance_bound(squares: float, degrees: int, confidence: float) -> float:
-    """One-sided upper confidence bound on a variance: squares / chi2_{1 - confidence}; 0 without replicates.
+def variance_bound(squares: float, degrees: int, miss: float) -> float:
+    """One-sided upper confidence bound on a variance: squares / chi2_miss; 0 without replicates.
 
-    Exact for Gaussian episodes of equal variance: squares / v has a chi-square distribution with `degrees`.
+    Exact for Gaussian episodes: squares / v has a chi-square distribution with `degrees`, and is under its
+    `miss`-quantile with probability `miss`.
     """
     if degrees == 0:
         return 0.0
-    return squares / (2.0 * float(gammaincinv(degrees / 2.0, 1.0 - confidence)))
+    return squares / (2.0 * float(gammaincinv(degrees / 2.0, miss)))
 
 
 def rounded_up(variance: float, floor: float) -> float:
@@ -89,12 +119,3 @@ def rounded_up(variance: float, floor: float) -> float:
     steps = math.ceil(math.log(variance / floor) / math.log(NOISE_STEP))
     level = floor * NOISE_STEP**steps
     return level if level >= variance else level * NOISE_STEP
-
-
-def _condition(process: GaussianProcess, told: tuple[ToldMean, ...], episode_variance: float) -> GaussianProcess:
-    """Tells means to a process, each with the noise of its number of episodes."""
-    return process.condition(
-        np.array([point.index for point in told]),
-        np.array([point.mean for point in told]),
-        np.array([episode_variance / point.episodes + point.extra_variance for point in told]),
-    )

@@ -10,6 +10,7 @@ from safehold.core.errors import IntegrityError
 from safehold.core.measurement import Measurement
 from safehold.core.target import Target
 from safehold.deploy import steps
+from safehold.deploy.choose import Context
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.replay import State
 from safehold.deploy.status import Recommendation, Status, recommend, status
@@ -32,13 +33,17 @@ class TargetOptimizer:
         """Everything that follows from what happened so far."""
         return self._state
 
-    def ask(self, key: str | None = None) -> Trial:
+    def ask(self, key: str | None = None, *, context: Context | None = None) -> Trial:
         """The next target that may be deployed; the same key gives the same trial again.
+
+        `context` holds the values of dial axes that the world has fixed; along the others the tuner chooses.
 
         Raises:
             NoCertifiedTarget, Exhausted, Alarm: the answer is to hold; the message says why and what is nearest.
+            Conflict: if the key was asked before in another context.
+            UsageError: if the context is none of this dial's.
         """
-        self._take(steps.ask(self._state, key))
+        self._take(steps.ask(self._state, key, context))
         return _answer(self._state, key)
 
     def deployed(self, trial_id: str) -> Trial:
@@ -72,8 +77,42 @@ class TargetOptimizer:
         self._take(steps.abandon(self._state, trial_id, reason, deployed))
         return self._state.trial(trial_id)
 
+    def observe(self, target: Target, measurement: Measurement, *, source: str) -> None:
+        """Episodes from outside this deployment inform the model; they make no seed target and pay for none.
+
+        `source` says where they come from. Told twice they count twice.
+
+        Raises:
+            DataError: if the outcomes do not fit the limits.
+            UsageError: if the target is no candidate.
+        """
+        self._take(steps.observe(self._state, target, measurement, source))
+
+    def lower_limit(self, name: str, value: float, reason: str, *, seeds_hold: bool = False) -> None:
+        """From now on the limit on this cost is lower; what was paid for the old one is to be paid for again.
+
+        `seeds_hold`: whoever lowers it attests that the seed targets keep the new limit too; otherwise they are no
+        longer handed out on their premise.
+
+        Raises:
+            UsageError: if there is no such limit, or it would be raised.
+        """
+        self._take(steps.lower_limit(self._state, name, value, reason, seeds_hold))
+
+    def resume(self, by: str, reason: str) -> None:
+        """A new epoch after an alarm: what was told is forgotten, and only what is left of delta may be spent.
+
+        `by` names who takes the responsibility, and attests anew that the seed targets are safe.
+
+        Raises:
+            UsageError: if no alarm stands, or nobody is named.
+            Conflict: if trials are open.
+            Exhausted: if the run was stopped, or nothing of delta is left.
+        """
+        self._take(steps.resume(self._state, by, reason))
+
     def recommend(self) -> Recommendation:
-        """The told target of highest posterior mean reward among those whose upper bounds are under every limit.
+        """The told target of highest posterior mean reward among those that what was told certifies.
 
         Raises:
             NoCertifiedTarget: if there is none.
@@ -181,13 +220,17 @@ class Deployment:
         """Catches up with what other processes wrote."""
         self._state, self._seq = self._caught_up(self._ledger.read(after=self._seq))
 
-    def ask(self, key: str | None = None) -> Trial:
+    def ask(self, key: str | None = None, *, context: Context | None = None) -> Trial:
         """The next target that may be deployed, committed before it is returned; the same key, the same trial.
+
+        `context` holds the values of dial axes that the world has fixed; along the others the tuner chooses.
 
         Raises:
             NoCertifiedTarget, Exhausted, Alarm: the answer is to hold, and that is recorded.
+            Conflict: if the key was asked before in another context.
+            UsageError: if the context is none of this dial's.
         """
-        self._take(lambda state: steps.ask(state, key))
+        self._take(lambda state: steps.ask(state, key, context))
         return _answer(self._state, key)
 
     def deployed(self, trial_id: str) -> Trial:
@@ -221,6 +264,40 @@ class Deployment:
         self._take(lambda state: steps.abandon(state, trial_id, reason, deployed))
         return self._state.trial(trial_id)
 
+    def observe(self, target: Target, measurement: Measurement, *, source: str) -> None:
+        """Episodes from outside this deployment inform the model; they make no seed target and pay for none.
+
+        `source` says where they come from. Told twice they count twice.
+
+        Raises:
+            DataError: if the outcomes do not fit the limits.
+            UsageError: if the target is no candidate.
+        """
+        self._take(lambda state: steps.observe(state, target, measurement, source))
+
+    def lower_limit(self, name: str, value: float, reason: str, *, seeds_hold: bool = False) -> None:
+        """From now on the limit on this cost is lower; what was paid for the old one is to be paid for again.
+
+        `seeds_hold`: whoever lowers it attests that the seed targets keep the new limit too; otherwise they are no
+        longer handed out on their premise.
+
+        Raises:
+            UsageError: if there is no such limit, or it would be raised.
+        """
+        self._take(lambda state: steps.lower_limit(state, name, value, reason, seeds_hold))
+
+    def resume(self, by: str, reason: str) -> None:
+        """A new epoch after an alarm: what was told is forgotten, and only what is left of delta may be spent.
+
+        `by` names who takes the responsibility, and attests anew that the seed targets are safe.
+
+        Raises:
+            UsageError: if no alarm stands, or nobody is named.
+            Conflict: if trials are open.
+            Exhausted: if the run was stopped, or nothing of delta is left.
+        """
+        self._take(lambda state: steps.resume(state, by, reason))
+
     def stop(self, reason: str) -> None:
         """Ends the run: nothing is handed out any more."""
         self._take(lambda state: steps.stop(state, reason))
@@ -239,7 +316,7 @@ class Deployment:
         self._take(lambda state: Step((event,), state))
 
     def recommend(self) -> Recommendation:
-        """The told target of highest posterior mean reward among those whose upper bounds are under every limit.
+        """The told target of highest posterior mean reward among those that what was told certifies.
 
         Raises:
             NoCertifiedTarget: if there is none.

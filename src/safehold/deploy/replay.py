@@ -1,65 +1,130 @@
 """The state of a deployment as a pure function of its events: the same fold runs live, on resume and in `verify`."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from safehold.core.certificate import Trial, TrialState
+from safehold.core.constraint import SPREAD_EPISODES, Limit
 from safehold.core.errors import IntegrityError
 from safehold.core.measurement import Measurement
-from safehold.deploy.acquisition import CostView, View
-from safehold.deploy.belief import Belief
-from safehold.deploy.certificates.paper import Verdict, certify
-from safehold.deploy.declaration import Declaration
-from safehold.gp.confidence import ConfidenceBand
-from safehold.ledger.events import Abandoned, Alarmed, Asked, Deployed, Event, Started, Stopped, Told
+from safehold.deploy.belief import Belief, ToldMean
+from safehold.deploy.certificates.rule import Evidence, Standing, Verdict, compose
+from safehold.deploy.declaration import REWARD_NOISE_MISS, Declaration
+from safehold.ledger.events import (
+    Abandoned,
+    Alarmed,
+    Asked,
+    Deployed,
+    Event,
+    Level,
+    LimitLowered,
+    Observed,
+    Resumed,
+    Started,
+    Stopped,
+    Told,
+)
 
 OPEN = (TrialState.PLANNED, TrialState.RUNNING)
 """States of a trial that is still to be told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Number, mean and sum of squared deviations of episodes' costs."""
+
+    n: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+
+    def of(self, values: Float[np.ndarray, "e"]) -> "Moments":
+        """With more episodes (Chan, Golub & LeVeque 1983)."""
+        n = self.n + len(values)
+        mean = float(np.mean(values))
+        squares = float(np.sum((values - mean) ** 2))
+        if self.n == 0:
+            return Moments(n, mean, squares)
+        apart = mean - self.mean
+        return Moments(
+            n,
+            (self.n * self.mean + len(values) * mean) / n,
+            self.squares + squares + apart**2 * self.n * len(values) / n,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What the episodes at one candidate were: the costs by limit, and whether any of them failed.
+
+    The cost of a failed episode is at least what was recorded of it, and at least 0: a mean of such lower bounds that
+    is over the limit is evidence, one under it is not.
+    """
+
+    costs: Mapping[str, Moments]
+    failed: bool = False
+
+    @property
+    def episodes(self) -> int:
+        """Number of episodes."""
+        return next(iter(self.costs.values())).n
+
+    def of(self, measurement: Measurement) -> "Tally":
+        """With more episodes."""
+        costs = {}
+        for name, values in measurement.costs.items():
+            at_least = np.where(measurement.failed & ~np.isfinite(values), 0.0, values)
+            costs[name] = self.costs.get(name, Moments()).of(at_least)
+        return Tally(costs, self.failed or bool(measurement.failed.any()))
+
+    def over(self, limits: Iterable[Limit]) -> bool:
+        """Whether the limited statistic of all these episodes is not at or under a limit."""
+        for limit in limits:
+            moments = self.costs[limit.name]
+            if not limit.holds(limit.statistic_of(moments.n, moments.mean, moments.squares)):
+                return True
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
 class State:
     """Everything that follows from the events so far; immutable, `apply` returns the next one.
 
-    `asked`, `states` and `told` are by trial id, in the order of asking. `bands` are the running intersections.
+    `asked`, `states` and `told` are by trial id, in the order of asking, over all epochs. What certificates rest on is
+    of the present epoch alone, which began with ask number `epoch_start`: beliefs, `standings` (one a rule), and
+    `tallies`, the episodes told at each candidate, `outside` those observed elsewhere. `rounds` counts measurements,
+    told or observed. `limits` are the declared ones, or lower. `seeds_hold`: the seed targets' premise is about the
+    limits as they are. `spent_before`: what earlier epochs spent of the rules' share of delta.
     """
 
     declaration: Declaration
+    limits: tuple[Limit, ...]
     asked: Mapping[str, Asked]
     states: Mapping[str, TrialState]
     told: Mapping[str, Told]
     reward: Belief
     costs: Mapping[str, Belief]
-    bands: Mapping[str, ConfidenceBand]
-    alarm: Alarmed | None
-    stopped: str | None
+    standings: tuple[Standing, ...]
+    tallies: Mapping[int, Tally] = field(default_factory=dict)
+    outside: Mapping[int, Tally] = field(default_factory=dict)
+    rounds: int = 0
+    seeds_hold: bool = True
+    level: Level = "normal"
+    alarm: Alarmed | None = None
+    stopped: str | None = None
+    epoch: int = 0
+    epoch_start: int = 0
+    spent_before: float = 0.0
 
     @staticmethod
     def start(declaration: Declaration) -> "State":
-        """Before the first ask: prior beliefs, [0, cap] intersected with the prior's band of round 1."""
-        prior, confidence = declaration.prior, declaration.settings.noise_confidence
-
-        def before(name: str) -> Belief:
-            output = prior.costs[name]
-            return Belief.before(output.process(declaration.space), output.episode_sd, confidence)
-
-        costs = {limit.name: before(limit.name) for limit in declaration.limits}
-        bands = {name: ConfidenceBand.start(len(declaration.space), declaration.caps[name]) for name in costs}
-        state = State(
-            declaration=declaration,
-            asked={},
-            states={},
-            told={},
-            reward=Belief.before(prior.reward.process(declaration.space), prior.reward.episode_sd, confidence),
-            costs=costs,
-            bands=bands,
-            alarm=None,
-            stopped=None,
+        """Before the first ask: prior beliefs, and every rule as it stands on them."""
+        return State._epoch(
+            declaration=declaration, limits=declaration.limits, asked={}, states={}, told={}, before=None, left=None
         )
-        return state._intersected()
 
     def apply(self, event: Event) -> "State":
         """The state after one more event.
@@ -69,21 +134,21 @@ class State:
         """
         match event:
             case Asked():
-                if event.trial in self.asked:
-                    raise IntegrityError(f"trial {event.trial} was asked twice; the ledger was altered")
-                return replace(
-                    self,
-                    asked={**self.asked, event.trial: event},
-                    states={**self.states, event.trial: TrialState.PLANNED},
-                )
+                return self._after_ask(event)
             case Deployed():
                 return self._moved(event.trial, TrialState.RUNNING)
             case Abandoned():
                 return self._moved(event.trial, TrialState.UNKNOWN if event.deployed else TrialState.ABORTED)
             case Told():
-                return self._moved(event.trial, TrialState.DONE)._informed(event)
+                return self._moved(event.trial, TrialState.DONE)._after_tell(event)
+            case Observed():
+                return self._informed(event.index, event.measurement, own=False)
+            case LimitLowered():
+                return self._lowered(event)
             case Alarmed():
-                return replace(self, alarm=event)
+                return replace(self, alarm=event, level=event.level)
+            case Resumed():
+                return self._resumed()
             case Stopped():
                 return replace(self, stopped=event.reason)
             case Started():
@@ -93,7 +158,7 @@ class State:
 
     @property
     def n_told(self) -> int:
-        """Measurements told so far."""
+        """Trials told so far, over all epochs."""
         return len(self.told)
 
     @property
@@ -119,6 +184,26 @@ class State:
             for trial, asked in self.asked.items()
         )
 
+    @property
+    def spent(self) -> float:
+        """What was charged so far, over all epochs, out of the rules' share of delta."""
+        return self.spent_before + sum(standing.spent for standing in self.standings)
+
+    @property
+    def left(self) -> float:
+        """What a rule that charges has left."""
+        return max(self.declaration.share.certificate - self.spent, 0.0)
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the rules may look at."""
+        return Evidence(
+            limits=self.limits,
+            costs=self.costs,
+            rounds=self.rounds,
+            asks_left=max(self.declaration.horizon - self.n_spent, 1),
+        )
+
     def trial(self, trial: str) -> Trial:
         """A trial as the caller sees it."""
         asked = self.asked[trial]
@@ -132,21 +217,31 @@ class State:
         )
 
     def verdict(self) -> Verdict:
-        """What the certificate says now."""
-        return certify(
-            self.declaration.limits,
-            self.bands,
-            self.present_upper(),
-            support=self.declaration.prior.support,
-            seeds=self.declaration.seeds,
+        """What the rules say now, within the level of the ladder; the mask that decides what may be looked at."""
+        return self._verdict
+
+    @cached_property
+    def _verdict(self) -> Verdict:
+        """The verdict, computed once: a state does not change."""
+        declaration = self.declaration
+        verdict = compose(
+            [standing.verdict(self.evidence) for standing in self.standings],
+            support=declaration.prior.support,
+            seeds=declaration.seeds & self.seeds_hold,
             contradicted=self.contradicted(),
             measured_over=self.measured_over(),
         )
-
-    def present_upper(self) -> dict[str, Float[np.ndarray, "m"]]:
-        """mu_N + alpha_N sigma_N of every limited cost, with the noise as it is believed now."""
-        alpha = self.declaration.alpha(self.n_told)
-        return {name: belief.process.mean + alpha * belief.process.sd for name, belief in self.costs.items()}
+        if self.level == "normal":
+            return verdict
+        nothing = np.zeros(len(declaration.space), dtype=np.bool_)
+        by_rules, by_premise = nothing, verdict.by_premise
+        if self.level == "paid_only":
+            proven = nothing.copy()
+            proven[list(self.tallies)] = True
+            by_rules = verdict.by_rules & proven & (verdict.price == 0.0)
+        elif self.level == "stop":
+            by_premise = nothing
+        return replace(verdict, by_rules=by_rules, by_premise=by_premise, safe=by_rules | by_premise)
 
     def contradicted(self) -> Bool[np.ndarray, "m"]:
         """Candidates that their own trials speak against: measured over a limit, a failed episode, an unknown outcome.
@@ -154,71 +249,60 @@ class State:
         Absence of evidence is a violation.
         """
         mask = self.measured_over()
-        for trial, asked in self.asked.items():
-            broken = trial in self.told and any(self.told[trial].failed)
-            mask[asked.index] |= broken or self.states[trial] is TrialState.UNKNOWN
+        for tallies in (self.tallies, self.outside):
+            mask[[index for index, tally in tallies.items() if tally.failed]] = True
+        for trial, state in self.states.items():
+            if state is TrialState.UNKNOWN and self.asked[trial].number >= self.epoch_start:
+                mask[self.asked[trial].index] = True
         return mask
 
     def measured_over(self) -> Bool[np.ndarray, "m"]:
-        """Candidates whose mean over all episodes told of them is not at or under a limit.
-
-        What a failed episode cost is at least what was recorded of it, and at least 0: a mean of such lower bounds
-        that is over the limit is evidence, one under it is not (`contradicted` sees to that).
-        """
+        """Candidates whose limited statistic over all episodes told of them, or observed of them, is over a limit."""
         mask = np.zeros(len(self.declaration.space), dtype=np.bool_)
-        outcomes: dict[int, list[Measurement]] = {}
-        for trial, told in self.told.items():
-            outcomes.setdefault(self.asked[trial].index, []).append(told.measurement)
-        for index, measurements in outcomes.items():
-            for limit in self.declaration.limits:
-                costs = np.concatenate([_at_least(m, limit.name) for m in measurements])
-                mask[index] |= not limit.holds(float(np.mean(costs)))
+        for tallies in (self.tallies, self.outside):
+            mask[[index for index, tally in tallies.items() if tally.over(self.limits)]] = True
         return mask
 
-    def view(self, verdict: Verdict) -> View:
-        """What an acquisition may look at."""
-        declaration = self.declaration
-        episodes = declaration.settings.episodes_per_ask
-        return View(
-            space=declaration.space,
-            reward=self.reward.process,
-            reward_alpha=declaration.reward_alpha(self.n_told),
-            costs={
-                limit.name: CostView(
-                    limit=limit,
-                    process=self.costs[limit.name].process,
-                    band=self.bands[limit.name],
-                    scale=declaration.scale(limit),
-                    noise_variance=self.costs[limit.name].episode_variance / episodes,
-                    next_alpha=declaration.alpha(self.n_told + 1),
-                )
-                for limit in declaration.limits
-            },
-            safe=verdict.safe,
-            support=declaration.prior.support,
-        )
-
     def alarm_after(self) -> Alarmed | None:
-        """The alarm that the last measurement calls for: a band that is empty somewhere."""
+        """The alarm that the last measurement calls for: a rule whose intervals contradict each other."""
         if self.alarm is not None:
             return None
-        for limit in self.declaration.limits:
-            band = self.bands[limit.name]
-            if band.empty.any():
-                place = int(np.argmax(band.lower - band.upper))
-                target = self.declaration.space.target(place)
+        for rule in self.verdict().rules:
+            found = rule.contradiction
+            if found is not None:
+                target = self.declaration.space.target(found.index)
                 return Alarmed(
                     reason=(
-                        f"the cost intervals of {limit.name!r} at {target} no longer have a point in common "
-                        f"(lower {band.lower[place]:.4g} > upper {band.upper[place]:.4g}) after {self.n_told} "
-                        "measurements: the declared dial error, length-scales or noise do not describe this policy"
+                        f"the {rule.kind} intervals of {found.limit!r} at {target} no longer have a point in common "
+                        f"(lower {found.lower:.4g} > upper {found.upper:.4g}) after {self.rounds} "
+                        "measurements: what was declared does not describe this policy"
                     ),
-                    limit=limit.name,
+                    level="seed",
+                    monitor=rule.kind,
+                    limit=found.limit,
                     target=target,
-                    lower=float(band.lower[place]),
-                    upper=float(band.upper[place]),
+                    lower=found.lower,
+                    upper=found.upper,
                 )
         return None
+
+    def _after_ask(self, event: Asked) -> "State":
+        """A target was handed out: every rule that charges is paid."""
+        if event.trial in self.asked:
+            raise IntegrityError(f"trial {event.trial} was asked twice; the ledger was altered")
+        charges = {evidence.kind: evidence.charge for evidence in event.certificate.evidence}
+        rules = self.declaration.rules
+        if set(charges) != {rule.kind for rule in rules} or not 0 <= event.index < len(self.declaration.space):
+            raise IntegrityError(f"trial {event.trial} was asked by other rules than declared; the ledger was altered")
+        return replace(
+            self,
+            asked={**self.asked, event.trial: event},
+            states={**self.states, event.trial: TrialState.PLANNED},
+            standings=tuple(
+                standing.asked(event.index, charges[rule.kind])
+                for rule, standing in zip(rules, self.standings, strict=True)
+            ),
+        )
 
     def _moved(self, trial: str, to: TrialState) -> "State":
         """The state with one trial moved on."""
@@ -235,30 +319,123 @@ class State:
             )
         return replace(self, states={**self.states, trial: to})
 
-    def _informed(self, event: Told) -> "State":
-        """Beliefs and bands after one more measurement."""
-        measurement, index = event.measurement, self.asked[event.trial].index
+    def _after_tell(self, event: Told) -> "State":
+        """One more trial told; of an earlier epoch, whose measurements are forgotten, it informs nothing."""
+        after = replace(self, told={**self.told, event.trial: event})
+        asked = self.asked[event.trial]
+        return after if asked.number < self.epoch_start else after._informed(asked.index, event.measurement, own=True)
+
+    def _informed(self, index: int, measurement: Measurement, *, own: bool) -> "State":
+        """Beliefs, tallies and rules after one more measurement."""
+        tops = self.declaration.tops
         costs = {
-            name: _tell_cost(belief, index, measurement, name, self.declaration.caps[name])
-            for name, belief in self.costs.items()
+            limit.name: self.costs[limit.name].tell(
+                told_statistic(limit, index, measurement, tops[limit.name]),
+                measurement.costs[limit.name][~measurement.failed],
+            )
+            for limit in self.limits
         }
         rewards = measurement.rewards[~measurement.failed]
-        reward = self.reward.tell(index, rewards, rewards, 0.0) if len(rewards) else self.reward
-        told = {**self.told, event.trial: event}
-        return replace(self, told=told, costs=costs, reward=reward)._intersected()
+        reward = self.reward
+        if len(rewards):
+            point = ToldMean(index, float(np.mean(rewards)), len(rewards), 1.0 / len(rewards), 0.0)
+            reward = reward.tell(point, rewards)
+        tallies = self.tallies if own else self.outside
+        tallies = {**tallies, index: tallies.get(index, Tally({})).of(measurement)}
+        after = replace(
+            self,
+            costs=costs,
+            reward=reward,
+            rounds=self.rounds + 1,
+            tallies=tallies if own else self.tallies,
+            outside=self.outside if own else tallies,
+        )
+        return after._judged()
 
-    def _intersected(self) -> "State":
-        """Bands of the present round; a standing alarm leaves them as they are, they mean nothing any more."""
-        if self.alarm is not None or any(band.empty.any() for band in self.bands.values()):
+    def _judged(self) -> "State":
+        """Every rule told the evidence; a standing alarm leaves them as they are, they mean nothing any more."""
+        if self.level in ("seed", "stop"):
             return self
-        alpha = self.declaration.alpha(self.n_told)
+        return replace(self, standings=tuple(standing.told(self.evidence) for standing in self.standings))
+
+    def _lowered(self, event: LimitLowered) -> "State":
+        """One limit lower than it was."""
+        if not any(limit.name == event.limit and event.value < limit.value for limit in self.limits):
+            raise IntegrityError(f"limit {event.limit!r} was not lowered to {event.value}; the ledger was altered")
+        limits = tuple(
+            replace(limit, value=event.value) if limit.name == event.limit else limit for limit in self.limits
+        )
         return replace(
             self,
-            bands={
-                name: self.bands[name].intersect(belief.process.mean, belief.process.sd, alpha)
-                for name, belief in self.costs.items()
-            },
+            limits=limits,
+            seeds_hold=self.seeds_hold and event.seeds_hold,
+            standings=tuple(standing.lowered() for standing in self.standings),
         )
+
+    def _resumed(self) -> "State":
+        """A new epoch: nothing told, and what is left of delta."""
+        if self.alarm is None or self.open_trials or not self.left > 0.0:
+            raise IntegrityError("a run was resumed without an alarm, with open trials or nothing left; it was altered")
+        return State._epoch(
+            declaration=self.declaration,
+            limits=self.limits,
+            asked=self.asked,
+            states=self.states,
+            told=self.told,
+            before=self,
+            left=self.left,
+        )
+
+    @staticmethod
+    def _epoch(
+        *,
+        declaration: Declaration,
+        limits: tuple[Limit, ...],
+        asked: Mapping[str, Asked],
+        states: Mapping[str, TrialState],
+        told: Mapping[str, Told],
+        before: "State | None",
+        left: float | None,
+    ) -> "State":
+        """The first state of an epoch; noise bounds go on being drawn from the one share that they have."""
+        drawn = {} if before is None else {name: belief.rounds for name, belief in before.costs.items()}
+        reward = declaration.prior.reward
+        delta = declaration.share.certificate if left is None else left
+        state = State(
+            declaration=declaration,
+            limits=limits,
+            asked=asked,
+            states=states,
+            told=told,
+            reward=Belief.before(
+                reward.process(declaration.space),
+                reward.episode_variance,
+                None if reward.noise_known else REWARD_NOISE_MISS,
+            ),
+            costs=declaration.beliefs(drawn),
+            standings=tuple(rule.start(declaration.terms(delta)) for rule in declaration.rules),
+            epoch=0 if before is None else before.epoch + 1,
+            epoch_start=len(asked),
+            spent_before=0.0 if before is None else before.spent,
+        )
+        return state._judged()
+
+
+def told_statistic(limit: Limit, index: int, measurement: Measurement, top: float) -> ToldMean:
+    """The limited statistic of one trial's episodes, conservatively where episodes failed.
+
+    A failed episode had some cost in [0, top]; its share of the statistic is told as top, with a standard deviation of
+    half of it. Where too few whole episodes are left to see a spread that the limit needs, all counts as failed.
+    """
+    failed, costs = measurement.failed, measurement.costs[limit.name]
+    clean = costs[~failed]
+    n = len(costs)
+    if not failed.any():
+        return ToldMean(index, limit.statistic(clean), n, limit.noise_factor(n), 0.0)
+    enough = len(clean) >= (SPREAD_EPISODES if limit.approximate else 1)
+    share = float(np.mean(failed)) if enough else 1.0
+    value = share * top + ((1.0 - share) * limit.statistic(clean) if enough else 0.0)
+    return ToldMean(index, value, n, limit.noise_factor(n), (share * top / 2.0) ** 2)
 
 
 def replay(declaration: Declaration, events: Iterable[Event]) -> State:
@@ -267,21 +444,3 @@ def replay(declaration: Declaration, events: Iterable[Event]) -> State:
     for event in events:
         state = state.apply(event)
     return state
-
-
-def _at_least(measurement: Measurement, name: str) -> Float[np.ndarray, "e"]:
-    """Costs of the episodes; of a failed one the recorded lower bound, 0 if there is none."""
-    costs = measurement.costs[name]
-    return np.where(measurement.failed & ~np.isfinite(costs), 0.0, costs)
-
-
-def _tell_cost(belief: Belief, index: int, measurement: Measurement, name: str, cap: float) -> Belief:
-    """Tells one cost, conservatively where episodes failed.
-
-    A failed episode had some cost in [0, cap]; it is told as cap, with standard deviation cap / 2 of its own, and
-    says nothing about the noise. Its target is revoked besides (`State.contradicted`).
-    """
-    failed = measurement.failed
-    outcomes = np.where(failed, cap, measurement.costs[name])
-    share = float(np.mean(failed))
-    return belief.tell(index, outcomes, measurement.costs[name][~failed], (share * cap / 2.0) ** 2)

@@ -8,9 +8,17 @@ import numpy as np
 from safehold.core.certificate import Certificate
 from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
 from safehold.core.target import Target
-from safehold.deploy.choose import certificate, cost_bounds, fallback, fallback_words, open_verdict, reward_bound
+from safehold.deploy.choose import (
+    certificate,
+    cost_bounds,
+    fallback,
+    fallback_words,
+    in_context,
+    open_verdict,
+    reward_bound,
+)
 from safehold.deploy.replay import State
-from safehold.ledger.events import Bound
+from safehold.ledger.events import Bound, Level
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +40,15 @@ class Recommendation:
 class Status:
     """Where a deployment stands. `state`: "ready", "pending", "held", "exhausted", "stopped" or "alarm".
 
-    `fallback`: a seed target that may still be handed out; None if none is left, then the answer is to stop.
+    `level` of the ladder and `epoch` (from 0) say what alarms left. `spent` and `left`: of the rules' share of delta,
+    by rules that charge. `fallback`: a seed target that may still be handed out; None if none is left, then the
+    answer is to stop.
     """
 
     state: str
     reason: str | None
+    level: Level
+    epoch: int
     asks: int
     horizon: int
     told: int
@@ -45,28 +57,29 @@ class Status:
     candidates: int
     revoked: tuple[Target, ...]
     delta: float
+    spent: float
+    left: float
     fallback: Target | None
     recommendation: Recommendation | None
 
 
 def recommend(state: State) -> Recommendation:
-    """The best told target whose upper bounds are at or under every limit; a seed's premise alone is not enough.
+    """The told target of highest posterior mean reward that the rules would keep for what was told alone.
+
+    A seed target's premise alone is not enough, and nothing is recommended that is still to be paid for.
 
     Raises:
         NoCertifiedTarget: if there is none.
-        Alarm: if a measurement contradicted the model.
+        Alarm: if what was told contradicts what was declared.
     """
-    if state.alarm is not None:
+    if state.level in ("seed", "stop") and state.alarm is not None:
         raise Alarm(f"alarm: {state.alarm.reason}. Certificates no longer mean anything; nothing is recommended")
     verdict = state.verdict()
-    episodes: dict[int, int] = {}
-    for trial, told in state.told.items():
-        index = state.asked[trial].index
-        episodes[index] = episodes.get(index, 0) + len(told.rewards)
-    certified = [index for index in sorted(episodes) if verdict.by_band[index]]
+    good = verdict.safe & verdict.evident & (verdict.price == 0.0)
+    certified = [index for index in sorted(state.tallies) if good[index]]
     if not certified:
         raise NoCertifiedTarget(
-            f"none of the {len(episodes)} told targets has upper bounds under every limit; "
+            f"none of the {len(state.tallies)} told targets is certified by what was told of it; "
             f"hold. {fallback_words(state)}"
         )
     index = max(certified, key=lambda place: (float(state.reward.process.mean[place]), -place))
@@ -75,7 +88,7 @@ def recommend(state: State) -> Recommendation:
         index=index,
         reward=reward_bound(state, index),
         costs=cost_bounds(state, index),
-        episodes=episodes[index],
+        episodes=state.tallies[index].episodes,
         certificate=certificate(state, verdict, index),
     )
 
@@ -94,6 +107,8 @@ def status(state: State) -> Status:
     return Status(
         state=word,
         reason=reason,
+        level=state.level,
+        epoch=state.epoch,
         asks=len(state.asked),
         horizon=declaration.horizon,
         told=state.n_told,
@@ -102,6 +117,8 @@ def status(state: State) -> Status:
         candidates=len(declaration.space),
         revoked=tuple(declaration.space.target(index) for index in named),
         delta=declaration.delta,
+        spent=state.spent,
+        left=state.left,
         fallback=fallback(state, verdict),
         recommendation=recommendation,
     )
@@ -110,7 +127,7 @@ def status(state: State) -> Status:
 def _word(state: State) -> tuple[str, str | None]:
     """What the next ask would do, and why if it would refuse."""
     try:
-        open_verdict(state)
+        open_verdict(state, in_context(state, None))
     except Alarm as hold:
         return "alarm", str(hold)
     except NoCertifiedTarget as hold:

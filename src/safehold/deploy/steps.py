@@ -3,11 +3,23 @@
 from dataclasses import dataclass
 
 from safehold.core.certificate import Trial, TrialState
-from safehold.core.errors import Conflict, DataError, SafetyHold
+from safehold.core.constraint import SPREAD_EPISODES
+from safehold.core.errors import Conflict, DataError, Exhausted, SafetyHold, UsageError
 from safehold.core.measurement import Measurement
-from safehold.deploy.choose import next_ask, refuse_to_run
+from safehold.core.target import Target
+from safehold.deploy.choose import Context, next_ask, refuse_to_run
 from safehold.deploy.replay import OPEN, State
-from safehold.ledger.events import Abandoned, Deployed, Event, Held, Stopped, told
+from safehold.ledger.events import (
+    Abandoned,
+    Deployed,
+    Event,
+    Held,
+    LimitLowered,
+    Resumed,
+    Stopped,
+    observed,
+    told,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,19 +31,26 @@ class Step:
     held: SafetyHold | None = None
 
 
-def ask(state: State, key: str | None) -> Step:
+def ask(state: State, key: str | None, context: Context | None = None) -> Step:
     """The next ask; none if the key was asked before; a record of holding if nothing may be asked.
 
     A trial that was asked with this key and is still open is not given again once it may not run any more; one that
     has ended is given as it ended. Waiting for an open trial is no holding: that refusal is raised at once and leaves
     no record.
+
+    Raises:
+        Conflict: if the key was asked before in another context.
+        UsageError: if the context is none of this dial's.
     """
     known = asked_with(state, key)
     if known is not None:
+        before = state.asked[known.id].context
+        if dict(before or {}) != dict(context or {}):
+            raise Conflict(f"key {key!r} was asked in the context {before}, now {context}; give every ask its own key")
         held = _held(state, known.id) if known.state in OPEN else None
         return held or Step((), state)
     try:
-        event = next_ask(state, key)
+        event = next_ask(state, key, context)
     except SafetyHold as hold:
         if state.pending_full:
             raise
@@ -80,7 +99,7 @@ def tell(
         Conflict: if the trial was told otherwise, or was attested as never deployed.
     """
     _known(state, trial_id)
-    _check_outcomes(state, trial_id, measurement)
+    _check_outcomes(state, f"trial {trial_id}", measurement)
     event = told(trial_id, measurement, lengths, seeds)
     if trial_id in state.told:
         if state.told[trial_id] == event:
@@ -91,11 +110,63 @@ def tell(
         )
     if state.states[trial_id] is TrialState.ABORTED:
         raise Conflict(f"trial {trial_id} was attested as never deployed, and now has outcomes; find out which is true")
-    after = state.apply(event)
-    alarm = after.alarm_after()
-    if alarm is None:
-        return Step((event,), after)
-    return Step((event, alarm), after.apply(alarm))
+    return _alarmed(state, event)
+
+
+def observe(state: State, target: Target, measurement: Measurement, source: str) -> Step:
+    """Outside episodes at a candidate, and the alarm they may call for; telling them twice counts them twice.
+
+    Raises:
+        DataError: if the outcomes do not fit the limits.
+        UsageError: if the target is no candidate.
+    """
+    index = state.declaration.space.index(target)
+    _check_outcomes(state, f"observation at {target}", measurement)
+    return _alarmed(state, observed(target, index, source, measurement))
+
+
+def lower_limit(state: State, name: str, value: float, reason: str, seeds_hold: bool) -> Step:
+    """A limit is lowered; nothing if it already has this value.
+
+    Raises:
+        UsageError: if there is no such limit, or it would be raised, or is no limit.
+    """
+    limit = next((limit for limit in state.limits if limit.name == name), None)
+    if limit is None:
+        raise UsageError(f"no limit on {name!r}; limits are on {sorted(limit.name for limit in state.limits)}")
+    if value == limit.value:
+        return Step((), state)
+    if not 0.0 <= value < limit.value:
+        raise UsageError(
+            f"the limit on {name!r} is {limit.value:g} and can only be lowered, not set to {value:g}; what was "
+            "promised cannot be widened: declare a new run for a higher one"
+        )
+    event = LimitLowered(limit=name, value=float(value), reason=reason, seeds_hold=seeds_hold)
+    return Step((event,), state.apply(event))
+
+
+def resume(state: State, by: str, reason: str) -> Step:
+    """A new epoch after an alarm.
+
+    Raises:
+        UsageError: if there is no alarm, or nobody is named.
+        Conflict: if trials are open.
+        Exhausted: if the run was stopped, or nothing of delta is left for a new epoch.
+    """
+    if not by.strip() or not reason.strip():
+        raise UsageError("a run is resumed by somebody, for a reason; both are kept in the ledger")
+    if state.stopped is not None:
+        raise Exhausted(f"the run was stopped: {state.stopped}; start a new one to go on")
+    if state.alarm is None:
+        raise UsageError("no alarm stands; there is nothing to resume from")
+    if state.open_trials:
+        raise Conflict(f"trials are open ({', '.join(state.open_trials)}); tell or abandon them before a new epoch")
+    at_once = [rule.kind for rule in state.declaration.rules if rule.one_epoch]
+    if at_once or not state.left > 0.0:
+        spent = f"the rule {at_once[0]!r} spends all of it at once" if at_once else "it is spent"
+        raise Exhausted(f"nothing of delta is left for a new epoch: {spent}; declare a new run")
+    event = Resumed(by=by, reason=reason)
+    return Step((event,), state.apply(event))
 
 
 def abandon(state: State, trial_id: str, reason: str, deployed: bool) -> Step:
@@ -126,6 +197,15 @@ def stop(state: State, reason: str) -> Step:
     return Step((event,), state.apply(event))
 
 
+def _alarmed(state: State, event: Event) -> Step:
+    """A measurement, and the alarm that it calls for."""
+    after = state.apply(event)
+    alarm = after.alarm_after()
+    if alarm is None:
+        return Step((event,), after)
+    return Step((event, alarm), after.apply(alarm))
+
+
 def _held(state: State, trial_id: str) -> Step | None:
     """A record of holding if this trial may not run as things stand now."""
     try:
@@ -146,8 +226,8 @@ def _known(state: State, trial_id: str) -> None:
         raise DataError(f"unknown trial {trial_id!r} in a run of {len(state.asked)} asks; use the id that ask gave")
 
 
-def _check_outcomes(state: State, trial_id: str, measurement: Measurement) -> None:
-    """Outcomes hold every limited cost and no other, and stay under the declared caps.
+def _check_outcomes(state: State, what: str, measurement: Measurement) -> None:
+    """Outcomes hold every limited cost and no other, stay under the declared caps, and are enough for the limits.
 
     Raises:
         DataError: naming what does not fit.
@@ -155,7 +235,7 @@ def _check_outcomes(state: State, trial_id: str, measurement: Measurement) -> No
     expected = {limit.name for limit in state.declaration.limits}
     if set(measurement.costs) != expected:
         raise DataError(
-            f"trial {trial_id}: told costs {sorted(measurement.costs)}, the limits are on {sorted(expected)}; "
+            f"{what}: told costs {sorted(measurement.costs)}, the limits are on {sorted(expected)}; "
             "tell every limited cost and no other"
         )
     for name, values in measurement.costs.items():
@@ -164,6 +244,12 @@ def _check_outcomes(state: State, trial_id: str, measurement: Measurement) -> No
         if above.any():
             place = int(above.argmax())
             raise DataError(
-                f"trial {trial_id}: cost {name!r} of episode {place} is {values[place]}, above the declared cap {cap}; "
+                f"{what}: cost {name!r} of episode {place} is {values[place]}, above the declared cap {cap}; "
                 "the cap was wrong, and every certificate rests on it: abandon the trial and declare a new run"
+            )
+    for limit in state.limits:
+        if limit.approximate and len(measurement) < SPREAD_EPISODES:
+            raise DataError(
+                f"{what}: {len(measurement)} episodes; the {limit.kind} limit on {limit.name!r} needs the spread of at "
+                f"least {SPREAD_EPISODES}"
             )

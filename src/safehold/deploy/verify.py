@@ -11,7 +11,7 @@ from safehold.deploy.choose import next_ask
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.replay import State
 from safehold.ledger.encoding import to_plain
-from safehold.ledger.events import Alarmed, Asked, Event, Started, Told
+from safehold.ledger.events import Alarmed, Asked, Event, Observed, Started, Told
 from safehold.ledger.run import RunDirectory
 
 RELATIVE = 1e-9
@@ -55,16 +55,16 @@ def differences(events: Iterable[tuple[int, Event]]) -> list[Difference]:
         if due is not None or isinstance(event, Alarmed):
             found += _compare(seq, to_plain(event) if isinstance(event, Alarmed) else None, to_plain(due))
         if isinstance(event, Asked):
-            found += _compare(seq, to_plain(event), _derived(state, event.key))
+            found += _compare(seq, to_plain(event), _derived(state, event))
         state = state.apply(event)
-        due = state.alarm_after() if isinstance(event, Told) else None
+        due = state.alarm_after() if isinstance(event, Told | Observed) else None
     return found
 
 
-def _derived(state: State, key: str | None) -> Any:
+def _derived(state: State, recorded: Asked) -> Any:
     """The ask that this state answers with, or why it would refuse."""
     try:
-        return to_plain(next_ask(state, key))
+        return to_plain(next_ask(state, recorded.key, recorded.context))
     except SafetyHold as hold:
         return f"refusal: {type(hold).__name__}"
 

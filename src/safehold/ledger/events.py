@@ -19,6 +19,10 @@ from safehold.core.target import Target
 
 Phase = Literal["seed", "explore", "maximise"]
 
+Level = Literal["normal", "paid_only", "seed", "stop"]
+"""The ladder that alarms climb down. normal: new targets may be certified. paid_only: only targets that were asked,
+told and are still certified. seed: nothing but the seed targets' premise is trusted. stop: nothing is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
@@ -47,9 +51,10 @@ class Seeded:
 class Bound:
     """Belief about one output at the asked target, before it ran.
 
-    `mean` and `sd`: posterior of the expected return, noise excluded. `lower`, `upper`: for a cost the running
-    intersection Lambda_N; for the reward mean +- alpha sd. `episode_sd`: the noise of one episode as used by the
-    model, so that the told mean of n episodes was predicted with variance sd^2 + episode_sd^2 / n.
+    `mean` and `sd`: posterior of the limited statistic (of the expected return, for the reward), noise excluded.
+    `lower`, `upper`: for a cost the rules' interval, a running intersection where they have one, else mean +- alpha
+    sd; for the reward mean +- alpha sd. `episode_sd`: the noise of one episode as used by the model, so that the told
+    mean of n episodes was predicted with variance sd^2 + episode_sd^2 / n.
     """
 
     mean: float
@@ -64,14 +69,17 @@ class Asked:
     """A target was handed out; committed before the caller sees it.
 
     `number` counts asks from 0, `index` is the candidate's number in the target space, `n_told` the measurements
-    that were known. `phase`: "seed" (nothing told yet), "explore" (widest expander) or "maximise" (reward UCB).
-    `safe_count` and `safe_mask` (see `unpack_mask`) are the certified set at this ask; `expander_count` is how
-    many of it could grow it (None where that was not needed).
+    that were known. `context` holds the axis values that the world had fixed, None if it fixed none. `phase`: "seed"
+    (nothing told yet), "explore" (to certify more) or "maximise" (reward). `alpha`: multiplier of the cost intervals.
+    `safe_count` and `safe_mask` (see `unpack_mask`) are the certified set at this ask, in every context;
+    `expander_count` is how many of it could grow it (None where that was not needed). What the ask is charged, the
+    risks of each limit and what is spent after it are in the certificate.
     """
 
     trial: str
     number: int
     key: str | None
+    context: Mapping[str, float] | None
     target: Target
     index: int
     phase: Phase
@@ -123,14 +131,66 @@ class Abandoned:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """Episodes from outside this deployment at one of its candidates (`source` says where they come from).
+
+    They inform the model. They never make a seed target, never pay for one, and count against a target if they are
+    over a limit.
+    """
+
+    target: Target
+    index: int
+    source: str
+    rewards: tuple[float | None, ...]
+    costs: Mapping[str, tuple[float | None, ...]]
+    failed: tuple[bool, ...]
+
+    @property
+    def measurement(self) -> Measurement:
+        """The same as a measurement: NaN for None."""
+        return to_measurement(self.rewards, self.costs, self.failed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitLowered:
+    """From now on the limit on this cost is `value`, lower than before; raising one needs a new run.
+
+    What was certified for the old limit is not certified for the new one. `seeds_hold`: whoever lowered it attests
+    that the seed targets keep the new limit too.
+    """
+
+    limit: str
+    value: float
+    reason: str
+    seeds_hold: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Alarmed:
-    """A measurement contradicts the declared model: the band of `limit` at `target` became empty (lower > upper)."""
+    """Something told contradicts what was declared; from now on the run is at `level` of the ladder.
+
+    `monitor` saw it: the name of a certificate rule whose interval of `limit` at `target` became empty (lower >
+    upper), or of a statistical monitor (limit, target, lower and upper None where they do not apply).
+    """
 
     reason: str
-    limit: str
-    target: Target
-    lower: float
-    upper: float
+    level: Level
+    monitor: str
+    limit: str | None
+    target: Target | None
+    lower: float | None
+    upper: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resumed:
+    """A new epoch after an alarm: what was told is forgotten, only what remains of delta may be spent.
+
+    `by` names who resumed the run and thereby attests anew that the seed targets are safe.
+    """
+
+    by: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +229,21 @@ class Evaluated:
         return to_measurement(self.rewards, self.costs, self.failed)
 
 
-Event = Started | Seeded | Asked | Deployed | Told | Abandoned | Alarmed | Held | Stopped | Evaluated
+Event = (
+    Started
+    | Seeded
+    | Asked
+    | Deployed
+    | Told
+    | Abandoned
+    | Observed
+    | LimitLowered
+    | Alarmed
+    | Resumed
+    | Held
+    | Stopped
+    | Evaluated
+)
 
 KINDS: dict[str, type[Event]] = {
     "started": Started,
@@ -178,7 +252,10 @@ KINDS: dict[str, type[Event]] = {
     "deployed": Deployed,
     "told": Told,
     "abandoned": Abandoned,
+    "observed": Observed,
+    "limit_lowered": LimitLowered,
     "alarmed": Alarmed,
+    "resumed": Resumed,
     "held": Held,
     "stopped": Stopped,
     "evaluated": Evaluated,
@@ -191,6 +268,8 @@ NAMES: dict[type[Event], str] = {kind: name for name, kind in KINDS.items()}
 
 def nullable(values: np.ndarray) -> tuple[float | None, ...]:
     """Numbers of an array, None for what is not finite."""
+    if np.isfinite(values).all():
+        return tuple(np.asarray(values, dtype=np.float64).tolist())
     return tuple(float(value) if np.isfinite(value) else None for value in values)
 
 
@@ -244,6 +323,18 @@ def told(trial: str, measurement: Measurement, lengths: tuple[int, ...] | None, 
         failed=tuple(bool(mark) for mark in measurement.failed),
         lengths=lengths,
         seeds=seeds,
+    )
+
+
+def observed(target: Target, index: int, source: str, measurement: Measurement) -> Observed:
+    """The event of outside episodes at a candidate."""
+    return Observed(
+        target=target,
+        index=index,
+        source=source,
+        rewards=nullable(measurement.rewards),
+        costs={name: nullable(values) for name, values in measurement.costs.items()},
+        failed=tuple(bool(mark) for mark in measurement.failed),
     )
 
 

@@ -28,7 +28,7 @@ from safehold.ledger.events import KINDS, NAMES, Abandoned, Asked, Deployed, Eve
 APPLICATION_ID = 0x53414645
 """Marks the SQLite file as ours ("SAFE")."""
 
-SCHEMA = 1
+SCHEMA = 2
 """Number of the table's and the event bodies' layout."""
 
 BUSY_SECONDS = 30.0
@@ -37,9 +37,14 @@ BUSY_SECONDS = 30.0
 _GENESIS = {"format": "safehold-ledger", "schema": SCHEMA}
 _NO_HASH = "0" * 64
 _LARGEST_HEAD = 4096  # bytes; a head is about a hundred
-_SMALLEST_DATABASE = 512  # bytes; SQLite takes an empty file for a new database, and deletes the -wal beside it
 
-_TABLE_SQL = """CREATE TABLE event (
+SMALLEST_DATABASE = 512
+"""In bytes. SQLite takes an empty file for a new database, and deletes the -wal beside it."""
+
+COLUMNS = "seq, kind, trial, key, body, prev_hash, hash, wall_time"
+"""What a record is read from, in order."""
+
+TABLE_SQL = """CREATE TABLE event (
     seq INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
     trial TEXT,
@@ -49,6 +54,8 @@ _TABLE_SQL = """CREATE TABLE event (
     hash TEXT NOT NULL UNIQUE,
     wall_time TEXT NOT NULL
 )"""
+"""The one table."""
+
 _TRIGGERS_SQL = (
     """CREATE TRIGGER event_is_never_updated BEFORE UPDATE ON event
 BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END""",
@@ -112,7 +119,7 @@ class Transaction:
 
     def append(self, event: Event) -> Record:
         """Adds one event at the end of the chain; durable once the transaction has ended."""
-        record = _chained(self.last, event)
+        record = chained(self.last, event)
         with storage_errors(self._path):
             _insert(self._connection, record)
         self.last = record
@@ -137,8 +144,8 @@ class Ledger:
         False after a creation that was interrupted: a database gets its name once it is complete.
         """
         with storage_errors(path):
-            head = _read_head(path)
-            wal = _beside(path, "-wal")
+            head = read_head(path)
+            wal = beside(path, "-wal")
             return path.exists() or (head is not None and head.seq >= 0) or (wal.exists() and wal.stat().st_size > 0)
 
     @staticmethod
@@ -153,7 +160,7 @@ class Ledger:
         last = _record(0, "genesis", None, None, canonical(_GENESIS), _NO_HASH)
         records = [last]
         for event in first:
-            last = _chained(last, event)
+            last = chained(last, event)
             records.append(last)
         return Ledger.create_from(path, records)
 
@@ -176,10 +183,10 @@ class Ledger:
             _refuse_existing(path)
             with _turn(path.with_suffix(".lock")):
                 _refuse_existing(path)
-                partial = _beside(path, ".partial")
+                partial = beside(path, ".partial")
                 for leftover in (path, partial):  # of an interrupted creation: nobody was told of it
                     for suffix in ("-journal", "-wal", "-shm"):
-                        _beside(leftover, suffix).unlink(missing_ok=True)
+                        beside(leftover, suffix).unlink(missing_ok=True)
                 partial.unlink(missing_ok=True)
                 _write_database(partial, records)
                 _replace_head(path, Head(-1, _NO_HASH))
@@ -205,11 +212,11 @@ class Ledger:
                         f"{path} cannot be written: it is another user's, or on a read-only disk; only read it"
                     )
             with contextlib.ExitStack() as opened:
-                reader = Ledger(path, _connect(path, _reading_mode(path, read_only)), read_only=True)
+                reader = Ledger(path, connect(path, _reading_mode(path, read_only)), read_only=True)
                 opened.callback(reader.close)
                 reader.verify()
                 if not read_only:
-                    ledger = Ledger(path, _connect(path, "mode=rw"), read_only=False)
+                    ledger = Ledger(path, connect(path, "mode=rw"), read_only=False)
                     ledger._newest = reader._newest
                     opened.callback(ledger.close)
                     with ledger.transaction():
@@ -239,7 +246,7 @@ class Ledger:
         self._refuse_another_process()
         with storage_errors(self.path):
             rows = self._rows("WHERE seq >= ? ORDER BY seq", (max(after, 0),))
-        _check_chain(self.path, rows, first=max(after, 0))
+        check_chain(self.path, rows, first=max(after, 0))
         self._check_newest(rows, first=max(after, 0))
         return [row for row in rows if row.seq > after]
 
@@ -318,7 +325,7 @@ class Ledger:
         last = self._row("ORDER BY seq DESC LIMIT 1")
         if last is None:
             raise IntegrityError(f"{self.path} was emptied while it was open; restore a backup")
-        _check_chain(self.path, [last], first=last.seq)
+        check_chain(self.path, [last], first=last.seq)
         _check_reaches(self.path, head, last, self._row(f"WHERE seq = {head.seq}"))
         self._check_newest([last], first=last.seq)
         if head.seq < last.seq:
@@ -349,7 +356,7 @@ class Ledger:
             IntegrityError: naming the file.
         """
         for suffix in ("", "-wal", "-shm"):
-            file = _beside(self.path, suffix)
+            file = beside(self.path, suffix)
             try:
                 status = file.stat()
             except FileNotFoundError:
@@ -383,24 +390,11 @@ class Ledger:
         Raises:
             IntegrityError: if it is another program's or another version's, or something was added to it.
         """
-        application, schema = (
-            int(self._connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
-        )
-        if application != APPLICATION_ID:
-            raise IntegrityError(f"{self.path} is an SQLite file of another program")
-        if schema > SCHEMA:
-            raise IntegrityError(
-                f"{self.path} has schema {schema}, this safehold reads schema {SCHEMA}; use a newer safehold"
-            )
-        if schema < SCHEMA:
-            raise IntegrityError(
-                f"{self.path} has schema {schema}, this safehold reads schema {SCHEMA}; finish, report or export that "
-                "run with the older safehold that wrote it, and start a new one in another directory"
-            )
+        check_version(self.path, self._connection)
         found = self._connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL").fetchall()
         statements = {str(row[0]) for row in found}
-        expected = {_TABLE_SQL, *_TRIGGERS_SQL}
-        if _TABLE_SQL not in statements or not statements <= expected:
+        expected = {TABLE_SQL, *_TRIGGERS_SQL}
+        if TABLE_SQL not in statements or not statements <= expected:
             strange = sorted(statements - expected) or ["no table of events"]
             raise IntegrityError(
                 f"{self.path} does not have the layout of a ledger: {strange[0][:80]!r}; somebody altered it"
@@ -425,9 +419,8 @@ class Ledger:
 
     def _rows(self, clause: str, parameters: tuple[int, ...]) -> list[Record]:
         """Records by a clause of SQL."""
-        columns = "seq, kind, trial, key, body, prev_hash, hash, wall_time"
-        cursor = self._connection.execute(f"SELECT {columns} FROM event {clause}", parameters)
-        return [_of_row(self.path, row) for row in cursor]
+        cursor = self._connection.execute(f"SELECT {COLUMNS} FROM event {clause}", parameters)
+        return [record_of(self.path, row) for row in cursor]
 
 
 def _hash(seq: int, kind: str, trial: str | None, key: str | None, body: str, prev_hash: str) -> str:
@@ -449,7 +442,7 @@ def _record(seq: int, kind: str, trial: str | None, key: str | None, body: str, 
     )
 
 
-def _chained(last: Record, event: Event) -> Record:
+def chained(last: Record, event: Event) -> Record:
     """The record of an event that follows `last`."""
     trial = event.trial if isinstance(event, (Asked, Deployed, Told, Abandoned)) else None
     key = event.key if isinstance(event, Asked) else None
@@ -473,7 +466,7 @@ def _insert(connection: sqlite3.Connection, record: Record) -> None:
     )
 
 
-def _of_row(path: Path, row: tuple[object, ...]) -> Record:
+def record_of(path: Path, row: tuple[object, ...]) -> Record:
     """A record from the columns of its row; SQLite keeps any type in any of them."""
     seq, kind, trial, key, body, prev_hash, hash_, wall_time = row
     if (
@@ -492,7 +485,7 @@ def _of_row(path: Path, row: tuple[object, ...]) -> Record:
     )
 
 
-def _check_chain(path: Path, records: Sequence[Record], first: int) -> None:
+def check_chain(path: Path, records: Sequence[Record], first: int) -> None:
     """Consecutive numbers from `first`, every hash right, every link to the one before right."""
     previous: Record | None = None
     for place, record in enumerate(records):
@@ -524,9 +517,29 @@ def _check_reaches(path: Path, head: Head, last: Record, named: Record | None) -
         raise IntegrityError(f"{path}: event {head.seq} is not the one named by its head file; it was rewritten")
 
 
+def check_version(path: Path, connection: sqlite3.Connection) -> None:
+    """The database is ours, and of this schema.
+
+    Raises:
+        IntegrityError: if it is another program's or another version's.
+    """
+    application, schema = (
+        int(connection.execute(f"PRAGMA {name}").fetchone()[0]) for name in ("application_id", "user_version")
+    )
+    if application != APPLICATION_ID:
+        raise IntegrityError(f"{path} is an SQLite file of another program")
+    if schema > SCHEMA:
+        raise IntegrityError(f"{path} has schema {schema}, this safehold reads schema {SCHEMA}; use a newer safehold")
+    if schema < SCHEMA:
+        raise IntegrityError(
+            f"{path} has schema {schema}, this safehold reads schema {SCHEMA}; finish, report or export that run with "
+            "the older safehold that wrote it, and start a new one in another directory"
+        )
+
+
 def _write_database(path: Path, records: Sequence[Record]) -> None:
     """A complete database of these records, closed, with nothing left in a log beside it."""
-    connection = _connect(path, "mode=rwc")
+    connection = connect(path, "mode=rwc")
     try:
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
@@ -534,7 +547,7 @@ def _write_database(path: Path, records: Sequence[Record]) -> None:
         if mode != "wal":
             raise ResourceError(f"{path}: SQLite could not switch to write-ahead logging (got {mode!r})")
         connection.execute("BEGIN IMMEDIATE")
-        for statement in (_TABLE_SQL, *_TRIGGERS_SQL):
+        for statement in (TABLE_SQL, *_TRIGGERS_SQL):
             connection.execute(statement)
         for record in records:
             _insert(connection, record)
@@ -546,7 +559,7 @@ def _write_database(path: Path, records: Sequence[Record]) -> None:
         connection.close()
 
 
-def _connect(path: Path, mode: str) -> sqlite3.Connection:
+def connect(path: Path, mode: str) -> sqlite3.Connection:
     """A connection with explicit transactions, full synchronisation and a patient writer."""
     connection = sqlite3.connect(f"{path.as_uri()}?{mode}", uri=True, timeout=BUSY_SECONDS, isolation_level=None)
     try:
@@ -564,7 +577,7 @@ def _reading_mode(path: Path, read_only: bool) -> str:
     Where nobody can write beside it (a read-only disk), SQLite cannot keep its log there either; without one, the file
     is all there is.
     """
-    alone = not _beside(path, "-wal").exists() and not os.access(path.parent, os.W_OK)
+    alone = not beside(path, "-wal").exists() and not os.access(path.parent, os.W_OK)
     return "mode=ro&immutable=1" if read_only and alone else "mode=ro"
 
 
@@ -602,7 +615,7 @@ def _refuse_no_database(path: Path) -> None:
         raise IntegrityError(f"{path}: is missing, though the head file says a ledger was here; restore it") from None
     if not stat.S_ISREG(status.st_mode):
         raise IntegrityError(f"{path} is not a ledger: it is not a file")
-    if status.st_size < _SMALLEST_DATABASE:
+    if status.st_size < SMALLEST_DATABASE:
         raise IntegrityError(
             f"{path} is not a ledger: it holds {status.st_size} bytes. It is left as it is, and so is its -wal file; "
             "restore a backup"
@@ -615,7 +628,7 @@ def _absolute(path: Path) -> Path:
         return path.absolute()
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def beside(path: Path, suffix: str) -> Path:
     """A file that SQLite keeps beside a database."""
     return path.with_name(path.name + suffix)
 
@@ -631,7 +644,7 @@ def _needed_head(path: Path) -> Head:
     Raises:
         IntegrityError: if it is missing, or not a head.
     """
-    head = _read_head(path)
+    head = read_head(path)
     if head is None:
         raise IntegrityError(
             f"{_head_path(path)} is missing; without it a lost tail goes unnoticed. Restore it from a backup"
@@ -639,7 +652,7 @@ def _needed_head(path: Path) -> Head:
     return head
 
 
-def _read_head(path: Path) -> Head | None:
+def read_head(path: Path) -> Head | None:
     """The head, None if there is no head file.
 
     Raises:

@@ -10,7 +10,7 @@ from safehold.report.figures.certificate import Premise, Standing
 def premises(state: State) -> tuple[Premise, ...]:
     """Every premise that a certificate of this run named, in the order of its id."""
     named = {premise for asked in state.asked.values() for premise in asked.certificate.premises}
-    return tuple(_premise(state, name) for name in sorted(named))
+    return tuple(_premise(state, name) for name in sorted(named, key=lambda name: (len(name.split("-")[0]), name)))
 
 
 def _premise(state: State, name: str) -> Premise:
@@ -23,9 +23,16 @@ def _trusted(_state: State) -> Standing:
     return "trusted"
 
 
-def _prior(state: State) -> Standing:
-    """An alarm is a measurement that the declared belief cannot explain."""
-    return "broken" if state.alarm is not None else "trusted"
+def _contradicted_by(*monitors: str) -> Callable[[State], Standing]:
+    """Broken if one of these raised the alarm: something was told that the premise cannot explain."""
+
+    def standing(state: State) -> Standing:
+        return "broken" if state.alarm is not None and state.alarm.monitor in monitors else "trusted"
+
+    return standing
+
+
+_prior = _contradicted_by("paper", "innovations")
 
 
 def _independence(state: State) -> Standing:
@@ -55,6 +62,18 @@ EXPLAINED: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyT
         "A4-unchanged": ("policy and environment stay the same through the run", _trusted),
         "A5-cap": ("no episode costs more than the declared cap", _cap),
         "A6-seeds-attested": ("the seed targets are safe, as whoever declared them attests", _seeds),
+        "A6-seeds-verified": ("the seed targets are safe, having passed a test at their share of delta", _seeds),
+        "A7-normal-episodes": ("for chance and cvar limits: the costs of a target's episodes are normal", _trusted),
+        "A8-norm-bound": (
+            "each expected cost is within the declared norm bound of its prior mean, in the space of its kernel",
+            _contradicted_by("log_det"),
+        ),
+        "A9-sub-gaussian": ("one episode's cost is sub-Gaussian around its mean with the declared constant", _trusted),
+        "A10-lipschitz": (
+            "the expected costs change no faster than the declared constants say",
+            _contradicted_by("lipschitz"),
+        ),
+        "A11-noise-bound": ("no told measurement is further from the truth than the declared bound", _trusted),
         "A6-seeds-from-log": ("the seed targets are safe, because logged episodes near them were", _seeds),
     }
 )

@@ -119,8 +119,16 @@ def recommendation(state: State) -> Recommendation | None:
 
 def limit_text(run: RunView, limit: Limit) -> str:
     """A limit in words."""
-    what = "largest cost of a step" if limit.kind == "peak" else "cost return of an episode"
-    return f"expected {what} of {limit.name!r} at most {limit.value:g} {run.unit(limit.name)}"
+    size = f"{limit.value:g} {run.unit(limit.name)}"
+    match limit.kind:
+        case "chance":
+            return f"chance of a {limit.name!r} return of an episode above {size} at most {limit.alpha:g}"
+        case "cvar":
+            return f"mean of the worst {limit.alpha:.3g} of episodes' {limit.name!r} returns at most {size}"
+        case "peak":
+            return f"expected largest cost of a step of {limit.name!r} at most {size}"
+        case "mean":
+            return f"expected cost return of an episode of {limit.name!r} at most {size}"
 
 
 def _limit(run: RunView) -> Limit | None:
@@ -371,7 +379,12 @@ def certificate_info(run: RunView) -> certificate.CertificatePage | None:
     facts = [
         *(("limit", limit_text(run, limit)) for limit in declaration.limits),
         ("delta", f"{declaration.delta:g} for the whole run, over {_counted(len(declaration.limits), 'limit')}"),
-        ("alpha", f"{last.alpha:.4g} standard deviations at the last ask, over {len(declaration.space)} candidates"),
+        ("shares of delta", ", ".join(f"{name} {part:.3g}" for name, part in last.certificate.shares.items() if part)),
+        (
+            "spent",
+            f"{last.certificate.spent_after:.4g} after the last ask, which was charged {last.certificate.charge:.3g}",
+        ),
+        ("intervals", f"{last.alpha:.4g} standard deviations at the last ask"),
         ("measurements", f"{state.n_told} told, of at most {declaration.horizon} asks"),
         ("seed targets", f"{len(declaration.seed_indices)}, by rule {declaration.seed_rule!r}"),
     ]

@@ -7,7 +7,7 @@ from safehold.deploy.replay import State
 from safehold.report.figures.palette import NAMES
 from safehold.report.page import Table
 from safehold.report.run import Evaluation, RunView
-from safehold.report.words import over_limit, percent, target_text, verdict_of
+from safehold.report.words import grounds, over_limit, percent, target_text, verdict_of
 
 _INTERVALS = "Square brackets: 95 % Student interval of the mean over the episodes."
 
@@ -18,7 +18,7 @@ def deployments(state: State) -> Table:
     rows = []
     for trial, asked in state.asked.items():
         told = state.told.get(trial)
-        bounds = [f"{asked.certificate.upper[name]:.4g}" if asked.certificate.upper else "premise" for name in names]
+        bounds = [grounds(asked.certificate, name) for name in names]
         predicted = [f"{asked.costs[name].mean:.4g}" for name in names]
         if told is None:
             came, reward, mark = [state.states[trial].value] * len(names), "", ""
@@ -34,12 +34,15 @@ def deployments(state: State) -> Table:
         "why",
         "target asked",
         *(f"{name}: predicted" for name in names),
-        *(f"{name}: certified bound" for name in names),
+        *(f"{name}: certified" for name in names),
         *(f"{name}: told" for name in names),
         "reward told",
         "mean cost",
     )
-    note = f'{_INTERVALS} "premise": a seed target, which rests on its premise instead of a bound.'
+    note = (
+        f'{_INTERVALS} Certified by an upper bound, or by a risk that was paid out of delta; "premise": a seed target, '
+        "which rests on its premise instead."
+    )
     return Table("Every deployment", columns, tuple(rows), note)
 
 

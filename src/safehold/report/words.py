@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from safehold.core.certificate import Certificate
 from safehold.core.target import Target
 from safehold.deploy.replay import State
 
@@ -16,10 +17,21 @@ def target_text(target: Target | None) -> str:
 
 
 def verdict_of(state: State, trial: str) -> str:
-    """SAFE if the mean of every limited cost of a told trial is at or under its limit; failed episodes never are."""
-    measured = state.told[trial].measurement
-    safe = all(limit.holds(measured.mean_cost(limit.name)) for limit in state.declaration.limits)
+    """SAFE if every limited statistic of a told trial is at or under its limit; with failed episodes it never is."""
+    measured, asked = state.told[trial].measurement, state.asked[trial]
+    safe = not measured.failed.any() and all(
+        limit.holds(limit.statistic(measured.costs[limit.name])) for limit in asked.certificate.limits
+    )
     return "SAFE" if safe else "OVER"
+
+
+def grounds(certificate: Certificate, name: str) -> str:
+    """What a target was certified on, for one limited cost: its upper bound, its risk, or the seed targets' premise."""
+    if certificate.basis == "premise":
+        return "premise"
+    if certificate.upper is not None:
+        return f"<= {certificate.upper[name]:.4g}"
+    return f"risk {percent(certificate.risks[name])}"
 
 
 def over_limit(costs: Float[np.ndarray, "n"] | Sequence[float], limit: float) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,6 +19,8 @@ from safehold.core.seeding import Streams
 from safehold.core.target import TargetSpace
 from safehold.data.dataset import OfflineDataset
 from safehold.data.summary import support
+from safehold.deploy.certificates.paper import Paper
+from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.prior import Prior
@@ -35,6 +38,8 @@ class DeployConfig(Config):
     """Largest allowed expected cost, in the task's cost units per episode."""
     delta: float = Field(default=0.05, gt=0.0, lt=1.0)
     """Probability, under the declared prior, that any deployed target is unsafe."""
+    certificate: Literal["risk_ledger", "paper"] = "risk_ledger"
+    """Rule that certifies targets: pay each new one's risk out of delta, or stay under confidence bands as in PLS."""
     iterations: PositiveInt = 20
     """Largest number of asks."""
     episodes_per_ask: PositiveInt = 20
@@ -52,7 +57,8 @@ class DeployConfig(Config):
     support_minimum: PositiveInt = 5
     """... if there are at least so many."""
     lengthscale_reward: PositiveFloat = 0.5
-    """Declared length-scale of the dial's error along the target reward, as a share of that axis."""
+    """Declared length-scale of the dial's error along the target reward, as a share of that axis, for `paper`; the risk
+    ledger believes in a mixture of length-scales from 0.1 to 0.5."""
     lengthscale_cost: PositiveFloat = 0.5
     """The same along the target cost."""
     dial_error: PositiveFloat = 0.5
@@ -98,14 +104,15 @@ def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
     known = supported(dataset, space.points, config)
     seeds = from_returns(space, (limit,), known, rewards, {name: costs}, rule)
     spans = {axis: float(values[-1] - values[0]) for axis, values in space.axes.items()}
+    scales = {
+        "reward": config.lengthscale_reward * spans["reward"],
+        name: config.lengthscale_cost * spans[name],
+    }
     prior = Prior.asked(
         space,
         [limit],
         known,
-        lengthscales={
-            "reward": config.lengthscale_reward * spans["reward"],
-            name: config.lengthscale_cost * spans[name],
-        },
+        lengthscales=None if config.certificate == "risk_ledger" else scales,
         dial_error={name: config.dial_error * limit.value},
         episode_sd={name: config.episode_sd * limit.value},
     )
@@ -117,6 +124,7 @@ def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
         seed_rule="log",
         delta=config.delta,
         horizon=config.iterations,
+        rules=(RiskLedger() if config.certificate == "risk_ledger" else Paper(),),
         settings=Settings(episodes_per_ask=config.episodes_per_ask),
     )
     return Plan(declaration, seeds)

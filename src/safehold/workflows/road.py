@@ -37,6 +37,7 @@ from safehold.deploy.verify import verify
 from safehold.learn.hooks import Progress
 from safehold.report.run import read_run
 from safehold.report.run_page import run_page
+from safehold.report.words import grounds
 from safehold.workflows.collect import collect, packaged_zoo
 from safehold.workflows.deploy import DeployConfig, Plan, drive, open_or_create, plan, started_of, supported
 from safehold.workflows.evaluate import DialQuality, Evaluation, dial_quality, evaluate
@@ -397,7 +398,7 @@ def _deployed(
     limit = plan_.declaration.limits[0]
 
     def told(trial: Trial, measurement: Measurement) -> None:
-        upper = "seed" if trial.certificate.upper is None else f"<= {trial.certificate.upper[limit.name]:5.1f}"
+        upper = grounds(trial.certificate, limit.name)
         mean = measurement.mean_cost(limit.name)
         word = "SAFE" if limit.holds(mean) else "OVER"
         narrator.line(

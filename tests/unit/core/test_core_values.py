@@ -270,6 +270,7 @@ def test_a_configuration_is_frozen_and_refuses_the_unknown():
 def test_a_trial_carries_why_it_was_allowed():
     certificate = Certificate(
         kind="paper",
+        basis="premise",
         promise="",
         limits=(Limit("cost", 20.0),),
         risks={},
@@ -277,8 +278,10 @@ def test_a_trial_carries_why_it_was_allowed():
         charge=0.0,
         spent_after=0.0,
         delta=0.05,
+        shares={"certificate": 0.05},
         n_told=0,
         premises=("A7",),
+        evidence=(),
     )
     trial = Trial(id="t", number=0, key=None, target=(1.0, 2.0), certificate=certificate, state=TrialState.PLANNED)
     assert trial.certificate.premises == ("A7",)

@@ -6,11 +6,15 @@ from safehold.core.constraint import Limit
 from safehold.core.errors import SafetyHold
 from safehold.core.measurement import Measurement
 from safehold.core.target import TargetSpace
+from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.prior import Prior
 from safehold.gp.kernels import SquaredExponential
 
 LIMIT = Limit("cost", 20.0)
+
+
+PAPER = (Paper(),)
 
 
 def space(n_reward=9, n_cost=9):
@@ -31,6 +35,8 @@ def declaration(
     menu=None,
     kernel=SquaredExponential,
     unit=1.0,
+    rules=PAPER,
+    shares=None,
     **scales,
 ):
     """The toy deployment; `unit` re-states every cost in other units."""
@@ -56,10 +62,12 @@ def declaration(
         delta=delta,
         horizon=horizon,
         settings=settings or Settings(),
+        rules=rules,
+        shares=shares,
     )
 
 
-def two_limits(delta=0.1, horizon=8):
+def two_limits(delta=0.1, horizon=8, rules=PAPER):
     """A dial of a reward and two costs, both limited."""
     menu = TargetSpace(
         {
@@ -84,6 +92,7 @@ def two_limits(delta=0.1, horizon=8):
         seed_targets=seeds,
         delta=delta,
         horizon=horizon,
+        rules=rules,
     )
 
 

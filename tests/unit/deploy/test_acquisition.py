@@ -3,13 +3,15 @@ import pytest
 from deploy_toys import answer, declaration, two_limits
 
 from safehold.deploy.acquisition import (
+    ACQUISITIONS,
     Acquisition,
     best,
     expanders,
     relative_width,
-    reward_ucb,
-    widest_interval,
+    upper_reward,
+    widest,
 )
+from safehold.deploy.choose import view as view_of
 from safehold.deploy.optimizer import TargetOptimizer
 from safehold.gp.confidence import alpha
 
@@ -20,19 +22,19 @@ def view():
     for _ in range(4):
         trial = optimizer.ask()
         optimizer.tell(trial.id, answer(trial.target))
-    return optimizer.state.view(optimizer.state.verdict())
+    return view_of(optimizer.state, optimizer.state.verdict())
 
 
-@pytest.mark.parametrize("acquisition", [reward_ucb, widest_interval])
+@pytest.mark.parametrize("acquisition", ACQUISITIONS.values(), ids=ACQUISITIONS.keys())
 def test_an_acquisition_scores_every_candidate(acquisition, view):
     assert isinstance(acquisition, Acquisition)
-    scores = acquisition(view)
+    scores = acquisition(view).scores
     assert scores.shape == (len(view.space),)
     assert not np.isnan(scores).any()
 
 
 def test_reward_ucb_is_its_formula(view):
-    np.testing.assert_allclose(reward_ucb(view), view.reward.mean + alpha(5, 81, 0.1) * np.sqrt(view.reward.variance))
+    np.testing.assert_allclose(upper_reward(view), view.reward.mean + alpha(5, 81, 0.1) * np.sqrt(view.reward.variance))
 
 
 def test_width_is_in_shares_of_the_limit(view):
@@ -46,12 +48,12 @@ def test_an_expander_is_a_target_whose_lucky_measurement_certifies_another(view)
     outside = view.support & ~view.safe
     expected = np.zeros(len(view.space), dtype=np.bool_)
     for index in np.flatnonzero(view.safe):
-        lucky = cost.process.condition(np.array([index]), cost.band.lower[[index]], np.array([cost.noise_variance]))
-        upper = np.minimum(cost.band.upper, lucky.mean + cost.next_alpha * lucky.sd)
+        lucky = cost.process.condition(np.array([index]), cost.band.lower[[index]], cost.noise_variance[[index]])
+        upper = np.minimum(cost.kept, lucky.mean + cost.reach * lucky.sd)
         expected[index] = np.any(outside & (upper <= 20.0))
     assert expected.any()
     np.testing.assert_array_equal(expanders(view), expected)
-    scores = widest_interval(view)
+    scores = widest(view).scores
     np.testing.assert_array_equal(np.isfinite(scores), expected)
 
 
@@ -65,7 +67,7 @@ def test_an_expander_must_open_a_target_under_every_limit():
     optimizer = TargetOptimizer(two_limits())
     state = optimizer.state
     verdict = state.verdict()
-    view = state.view(verdict)
+    view = view_of(state, verdict)
     alone = {
         name: expanders(type(view)(**{**{f: getattr(view, f) for f in view.__dataclass_fields__}, "costs": {name: c}}))
         for name, c in view.costs.items()

@@ -6,29 +6,54 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from safehold.deploy.belief import NOISE_STEP, Belief, rounded_up, variance_bound
-from safehold.gp.exact import GaussianProcess
-from safehold.gp.kernels import Matern52
+from safehold.core.target import TargetSpace
+from safehold.deploy.belief import NOISE_STEP, Belief, ToldMean, rounded_up, variance_bound
+from safehold.gp.kernels import Matern52, SquaredExponential
+from safehold.gp.mixture import Mixture
+from safehold.gp.process import process_for
 
-GRID = np.linspace(0, 10, 21)[:, None]
-PRIOR = GaussianProcess.over(Matern52(5.0, (3.0,)), GRID, np.full(21, 10.0))
+SPACE = TargetSpace({"z": tuple(np.linspace(0, 10, 21))})
+MEAN = np.full(21, 10.0)
+PRIOR = Mixture((process_for(Matern52(5.0, (3.0,)), SPACE, MEAN),), (0.0,))
+MISS = 0.2  # the first bound is wrong with probability 0.1
 
 
-def before(sd=2.0):
-    return Belief.before(PRIOR, sd, 0.9)
+def before(sd=2.0, miss=MISS, prior=PRIOR):
+    return Belief.before(prior, np.full(21, sd**2), miss)
+
+
+def tell(belief, index, episodes, extra=0.0):
+    n = len(episodes)
+    return belief.tell(ToldMean(index, float(np.mean(episodes)), n, 1.0 / n, extra), episodes)
 
 
 def test_the_bound_on_a_variance_is_the_chi_square_one():
-    assert variance_bound(30.0, 19, 0.9) == pytest.approx(30.0 / chi2.ppf(0.1, 19))
-    assert variance_bound(0.0, 0, 0.9) == 0.0
+    assert variance_bound(30.0, 19, 0.1) == pytest.approx(30.0 / chi2.ppf(0.1, 19))
+    assert variance_bound(0.0, 0, 0.1) == 0.0
 
 
 def test_the_bound_covers_the_variance_as_often_as_it_says():
     rng = np.random.default_rng(0)
     draws = rng.normal(0.0, 3.0, (4000, 6))
     squares = np.sum((draws - draws.mean(axis=1, keepdims=True)) ** 2, axis=1)
-    covered = np.mean([variance_bound(float(s), 5, 0.9) >= 9.0 for s in squares])
+    covered = np.mean([variance_bound(float(s), 5, 0.1) >= 9.0 for s in squares])
     assert covered == pytest.approx(0.9, abs=4 * math.sqrt(0.9 * 0.1 / 4000))
+
+
+def test_all_bounds_together_are_wrong_no_oftener_than_their_share():
+    """True variance 4 times the floor: in how many runs does any of 15 bounds fall below it?"""
+    rng = np.random.default_rng(1)
+    wrong = 0
+    for _ in range(300):
+        squares, degrees, missed = 0.0, 0, False
+        for n in range(1, 16):
+            episodes = rng.normal(0.0, 2.0, 5)
+            squares += float(np.sum((episodes - episodes.mean()) ** 2))
+            degrees += 4
+            missed |= variance_bound(squares, degrees, MISS / (n * (n + 1))) < 4.0
+        wrong += missed
+    assert wrong / 300 <= MISS + 3 * math.sqrt(MISS * (1 - MISS) / 300)
+    assert sum(MISS / (n * (n + 1)) for n in range(1, 10_000)) < MISS
 
 
 @given(variance=st.floats(1e-6, 1e6), floor=st.floats(1e-3, 1e3))
@@ -40,43 +65,70 @@ def test_noise_is_rounded_up_never_down_and_never_below_the_floor(variance, floo
 
 
 def test_all_zero_episodes_do_not_make_noise_of_zero():
-    belief = before().tell(4, np.zeros(20), np.zeros(20), 0.0)
-    assert belief.episode_variance == 4.0
+    assert tell(before(), 4, np.zeros(20)).episode_variance(4) == 4.0
 
 
 def test_noise_is_pooled_over_trials_and_raises_what_was_told_before():
     rng = np.random.default_rng(0)
     first, second = rng.normal(8.0, 6.0, 20), rng.normal(12.0, 6.0, 20)
-    quiet = before().tell(4, np.full(20, 8.0), np.full(20, 8.0), 0.0)
-    belief = quiet.tell(6, first, first, 0.0).tell(9, second, second, 0.0)
-    squares = float(np.sum((first - first.mean()) ** 2) + np.sum((second - second.mean()) ** 2))
-    assert belief.episode_variance == rounded_up(variance_bound(squares, 57, 0.9), 4.0)
-    assert belief.episode_variance > 4.0
+    quiet = tell(before(), 4, np.full(20, 8.0))
+    belief = tell(tell(quiet, 6, first), 9, second)
+    squares = float(np.sum((first - first.mean()) ** 2) + np.sum((second - second.mean()) ** 2)) / 4.0
+    assert belief.scale == pytest.approx(rounded_up(variance_bound(squares, 57, MISS / 12), 1.0))
+    assert belief.scale > 1.0
     by_hand = PRIOR.condition(
         np.array([4, 6, 9]),
         np.array([8.0, first.mean(), second.mean()]),
-        np.full(3, belief.episode_variance / 20),
+        np.full(3, 4.0 * belief.scale / 20),
     )
     np.testing.assert_allclose(belief.process.mean, by_hand.mean, rtol=1e-10)
     np.testing.assert_allclose(belief.process.variance, by_hand.variance, rtol=1e-10)
     assert belief.process.variance[4] > quiet.process.variance[4] * 0.99
 
 
+def test_noise_that_is_known_is_neither_raised_nor_paid_for():
+    rng = np.random.default_rng(0)
+    belief = tell(before(miss=None), 4, rng.normal(8.0, 60.0, 20))
+    assert (belief.episode_variance(4), belief.scale) == (4.0, 1.0)
+
+
+def test_noise_of_a_declared_shape_is_pooled_relative_to_it():
+    """Floors 1 and 9: the same scatter relative to the floor is the same evidence wherever it was seen."""
+    floor = np.where(np.arange(21) < 10, 1.0, 9.0)
+    offsets = 2.0 * np.linspace(-1.0, 1.0, 10)
+    low = tell(Belief.before(PRIOR, floor, MISS), 4, 10.0 + offsets)
+    high = tell(Belief.before(PRIOR, floor, MISS), 15, 10.0 + 3.0 * offsets)
+    assert low.scale == pytest.approx(high.scale)
+    assert high.episode_variance(4) == pytest.approx(high.scale)
+    assert high.episode_variance(15) == pytest.approx(9.0 * high.scale)
+
+
 def test_more_episodes_tell_more():
-    few = before().tell(4, np.full(5, 8.0), np.full(5, 8.0), 0.0)
-    many = before().tell(4, np.full(50, 8.0), np.full(50, 8.0), 0.0)
+    few = tell(before(), 4, np.full(5, 8.0))
+    many = tell(before(), 4, np.full(50, 8.0))
     assert many.process.variance[4] < few.process.variance[4]
 
 
 def test_one_episode_counts_with_the_declared_noise():
-    belief = before().tell(4, np.array([8.0]), np.array([8.0]), 0.0)
-    assert (belief.episode_variance, belief.degrees) == (4.0, 0)
+    belief = tell(before(), 4, np.array([8.0]))
+    assert (belief.episode_variance(4), belief.degrees) == (4.0, 0)
 
 
 def test_what_is_unknown_of_an_outcome_widens_it():
-    sure = before().tell(4, np.full(20, 8.0), np.full(20, 8.0), 0.0)
-    unsure = before().tell(4, np.full(20, 8.0), np.full(20, 8.0), 25.0)
+    sure, unsure = tell(before(), 4, np.full(20, 8.0)), tell(before(), 4, np.full(20, 8.0), extra=25.0)
     assert unsure.process.variance[4] > sure.process.variance[4]
+
+
+def test_an_assumed_outcome_moves_no_weight_of_a_mixture_in_whatever_order_it_is_told():
+    members = tuple(process_for(SquaredExponential(5.0, (scale,)), SPACE, MEAN) for scale in (1.0, 6.0))
+    empty = before(prior=Mixture(members, (0.0, 0.0)))
+    measured = tell(tell(empty, 4, np.full(20, 8.0)), 6, np.full(20, 12.0))
+    with_assumed = tell(measured, 5, np.full(20, 30.0), extra=100.0)
+    first = tell(tell(tell(empty, 5, np.full(20, 30.0), extra=100.0), 4, np.full(20, 8.0)), 6, np.full(20, 12.0))
+    np.testing.assert_allclose(with_assumed.process.weights, measured.process.weights, rtol=1e-12)
+    np.testing.assert_allclose(first.process.weights, measured.process.weights, rtol=1e-9)
+    np.testing.assert_allclose(first.process.mean, with_assumed.process.mean, rtol=1e-9)
+    assert with_assumed.process.mean[5] > measured.process.mean[5]
 
 
 @given(order=st.permutations(range(5)))
@@ -88,7 +140,7 @@ def test_the_order_of_trials_does_not_matter(order):
     for sequence in (range(5), order):
         belief = before()
         for i in sequence:
-            belief = belief.tell(2 * i, batches[i], batches[i], 0.0)
+            belief = tell(belief, 2 * i, batches[i])
         beliefs.append(belief)
     np.testing.assert_allclose(beliefs[0].process.mean, beliefs[1].process.mean, rtol=1e-9)
     np.testing.assert_allclose(beliefs[0].process.variance, beliefs[1].process.variance, rtol=1e-9)

@@ -10,6 +10,7 @@ from scipy.stats import binom
 from safehold.core.constraint import Limit
 from safehold.core.errors import UsageError
 from safehold.core.target import TargetSpace
+from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.prior import Prior
 from safehold.deploy.simulate import World, WorldSampler, simulate, study
@@ -49,6 +50,7 @@ def dial(delta=0.2, horizon=20, size=12, kernel=SquaredExponential, dial_error=2
         seed_targets=tuple(space.target(int(i)) for i in np.flatnonzero(chosen)),
         delta=delta,
         horizon=horizon,
+        rules=(Paper(),),
     )
 
 
@@ -128,7 +130,7 @@ def test_drawn_worlds_have_the_declared_moments_and_safe_seeds():
     rewards = np.array([world.reward for world in worlds])
     np.testing.assert_allclose(rewards.mean(axis=0), declaration.prior.reward.mean, atol=4 * 10 / np.sqrt(800))
     points = declaration.space.points
-    expected = declaration.prior.reward.kernel(points, points)
+    expected = declaration.prior.reward.kernels[0](points, points)
     np.testing.assert_allclose(np.cov(rewards.T), expected, atol=0.25 * 100)
 
 

@@ -46,6 +46,8 @@ def test_every_ask_carries_the_evidence_it_rests_on():
         assert space().index(trial.target) == asked.index
         assert trial.certificate.limits == (LIMIT,)
         assert (trial.certificate.delta, trial.certificate.spent_after) == (0.1, 0.1)
+        assert sum(trial.certificate.shares.values()) == pytest.approx(0.1)
+        assert (trial.certificate.basis == "premise") == (trial.certificate.upper is None)
         if trial.certificate.upper is None:
             assert trial.target in optimizer.state.declaration.seed_targets
             assert trial.certificate.premises[-1] == "A6-seeds-attested"
@@ -268,7 +270,7 @@ def test_a_failed_episode_is_a_violation_however_small_its_recorded_cost():
 def test_a_failed_batch_says_nothing_about_noise():
     optimizer = TargetOptimizer(declaration())
     optimizer.tell(optimizer.ask().id, broken(failed=2))
-    assert optimizer.state.costs["cost"].episode_variance == 100.0
+    assert optimizer.state.costs["cost"].episode_variance(0) == 100.0
     assert optimizer.state.costs["cost"].degrees == 1
 
 
@@ -366,8 +368,8 @@ def test_the_recommendation_was_told_and_is_under_every_limit():
     assert recommended.costs["cost"].upper <= 20.0
     assert recommended.episodes % 20 == 0
     means = optimizer.state.reward.process.mean
-    by_band = optimizer.state.verdict().by_band
-    best = max(means[asked.index] for asked in asks(optimizer) if by_band[asked.index])
+    by_rules = optimizer.state.verdict().by_rules
+    best = max(means[asked.index] for asked in asks(optimizer) if by_rules[asked.index])
     assert means[recommended.index] == best
     assert optimizer.status().recommendation == recommended
 
@@ -426,7 +428,7 @@ def test_whatever_is_told_only_bounded_supported_targets_or_seeds_are_handed_out
             trial = optimizer.ask()
             index = space().index(trial.target)
             assert support[index]
-            upper = optimizer.state.bands["cost"].upper[index]
+            upper = optimizer.state.standings[0].bands["cost"].upper[index]
             assert upper <= 20.0 or trial.target in optimizer.state.declaration.seed_targets
             assert not optimizer.state.verdict().revoked[index]
             optimizer.tell(trial.id, measurement(40.0, cost, spread=0.0))

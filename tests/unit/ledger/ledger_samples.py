@@ -1,6 +1,6 @@
 """One event of every kind, for tests of the ledger."""
 
-from safehold.core.certificate import Certificate
+from safehold.core.certificate import Certificate, RuleEvidence
 from safehold.core.constraint import Limit
 from safehold.ledger.events import (
     Abandoned,
@@ -11,6 +11,9 @@ from safehold.ledger.events import (
     Evaluated,
     Event,
     Held,
+    LimitLowered,
+    Observed,
+    Resumed,
     Seeded,
     Started,
     Stopped,
@@ -19,16 +22,22 @@ from safehold.ledger.events import (
 
 BOUND = Bound(mean=1.5, sd=0.1, lower=0.0, upper=2.0, episode_sd=3.0)
 CERTIFICATE = Certificate(
-    kind="paper",
+    kind="risk_ledger+paper",
+    basis="rules",
     promise="no target is unsafe",
     limits=(Limit("cost", 20.0), Limit("falls", 1.0, "chance", 0.1)),
     risks={"cost": 0.01},
-    upper=None,
-    charge=0.0,
-    spent_after=0.1,
+    upper={"cost": 18.5},
+    charge=0.01,
+    spent_after=0.04,
     delta=0.1,
+    shares={"seed": 0.02, "certificate": 0.07, "noise": 0.01},
     n_told=0,
     premises=("A1-prior",),
+    evidence=(
+        RuleEvidence(kind="risk_ledger", certified=True, upper=None, risk=0.01, cap=0.015, charge=0.01),
+        RuleEvidence(kind="paper", certified=True, upper={"cost": 18.5}, risk=None, cap=None, charge=0.0),
+    ),
 )
 
 
@@ -43,6 +52,7 @@ def asked(number: int = 0, key: str | None = None) -> Asked:
         trial=f"trial-{number:04d}",
         number=number,
         key=key,
+        context={"payload": 2.0},
         target=(100.0, 2.5),
         index=7,
         phase="explore",
@@ -76,10 +86,17 @@ ONE_OF_EACH: tuple[Event, ...] = (
     Deployed(trial="trial-0000"),
     told(),
     Abandoned(trial="trial-0001", reason="power cut", deployed=True),
-    Alarmed(reason="empty", limit="cost", target=(100.0, 2.5), lower=3.0, upper=2.0),
+    Alarmed(reason="empty", level="seed", monitor="paper", limit="cost", target=(100.0, 2.5), lower=3.0, upper=2.0),
     Held(error="Alarm", reason="alarm"),
     Stopped(reason="done"),
     Evaluated(
         purpose="naive", target=None, rewards=(1.0,), costs={"cost": (2.0,)}, failed=(False,), lengths=None, seeds=None
     ),
 )
+
+OF_RARE_KINDS: tuple[Event, ...] = (
+    Observed(target=(100.0, 2.5), index=7, source="bench", rewards=(1.0,), costs={"cost": (2.0,)}, failed=(False,)),
+    LimitLowered(limit="cost", value=15.0, reason="new rules", seeds_hold=True),
+    Resumed(by="operator", reason="motor replaced"),
+)
+"""The kinds that a run may well do without; `ONE_OF_EACH` has all others."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from ledger_samples import ONE_OF_EACH, asked, started, told
+from ledger_samples import OF_RARE_KINDS, ONE_OF_EACH, asked, started, told
 
 from safehold.core.certificate import TrialState
 from safehold.core.errors import DataError, IntegrityError
@@ -16,7 +16,7 @@ from safehold.ledger.encoding import canonical, from_plain, to_plain
 from safehold.ledger.events import KINDS, NAMES, Asked, Told, nullable, pack_mask, unpack_mask
 
 
-@pytest.mark.parametrize("event", ONE_OF_EACH, ids=lambda event: NAMES[type(event)])
+@pytest.mark.parametrize("event", [*ONE_OF_EACH, *OF_RARE_KINDS], ids=lambda event: NAMES[type(event)])
 def test_every_event_reads_back_as_it_was_written(event):
     text = canonical(to_plain(event))
     back = from_plain(KINDS[NAMES[type(event)]], json.loads(text), "event 1")
@@ -25,7 +25,7 @@ def test_every_event_reads_back_as_it_was_written(event):
 
 
 def test_there_is_a_sample_of_every_kind():
-    assert {type(event) for event in ONE_OF_EACH} == set(KINDS.values())
+    assert {type(event) for event in (*ONE_OF_EACH, *OF_RARE_KINDS)} == set(KINDS.values())
 
 
 @given(value=st.floats(allow_nan=False, allow_infinity=False))
@@ -102,6 +102,14 @@ def test_an_evaluation_reads_back_as_a_measurement():
     event = events.evaluated("naive", (1.0, 2.0), measurement, (5,), (9,))
     assert (event.purpose, event.target, event.lengths, event.seeds) == ("naive", (1.0, 2.0), (5,), (9,))
     assert event.measurement.mean_cost("cost") == 2.0
+
+
+def test_an_observation_reads_back_as_a_measurement():
+    clean = np.zeros(2, dtype=np.bool_)
+    measurement = Measurement(rewards=np.array([1.0, 2.0]), costs={"cost": np.array([2.0, 3.0])}, failed=clean)
+    event = events.observed((1.0, 2.0), 7, "bench", measurement)
+    assert (event.source, event.index, event.rewards) == ("bench", 7, (1.0, 2.0))
+    assert event.measurement.mean_cost("cost") == 2.5
 
 
 def test_lengths_and_seeds_come_one_an_episode():

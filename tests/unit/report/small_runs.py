@@ -13,6 +13,7 @@ from safehold.core.spec import Box, TaskSpec
 from safehold.core.target import Target, TargetSpace
 from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
+from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.prior import Prior
@@ -33,6 +34,7 @@ def declaration(horizon: int = 8, limit: float = LIMIT) -> Declaration:
         delta=0.05,
         horizon=horizon,
         seed_rule="log",
+        rules=(Paper(),),
     )
 
 

@@ -8,7 +8,8 @@ from small_runs import LIMIT, declaration, deploy, evaluate, log, measure, whole
 
 from safehold.core.errors import DataError, IntegrityError, NoCertifiedTarget, UsageError
 from safehold.core.measurement import Measurement
-from safehold.deploy.choose import PREMISES, SEED_PREMISES
+from safehold.deploy.choose import NORMAL_EPISODES, PREMISES, SEED_PREMISES
+from safehold.deploy.declaration import RULES
 from safehold.deploy.optimizer import Deployment
 from safehold.report import tables
 from safehold.report.premises import EXPLAINED, premises
@@ -279,7 +280,8 @@ def test_words_of_targets_and_shares():
 
 
 def test_every_premise_that_a_certificate_can_name_is_explained_here_and_in_the_guarantees():
-    named = [*PREMISES, *SEED_PREMISES.values()]
+    of_rules = {premise for rule in RULES.values() for premise in rule.premises}
+    named = {*PREMISES, *SEED_PREMISES.values(), NORMAL_EPISODES, *of_rules}
     guarantees = (Path(__file__).parents[3] / "docs" / "guarantees.md").read_text(encoding="utf-8")
     assert sorted(EXPLAINED) == sorted(named)
     assert all(name in guarantees for name in named)

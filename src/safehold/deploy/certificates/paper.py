@@ -1,82 +1,92 @@
 """The certificate of PLS: a target may run if its upper confidence bound is at or under every limit."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
-from safehold.core.constraint import Limit
-from safehold.gp.confidence import ConfidenceBand
+from safehold.deploy.certificates.rule import Evidence, RuleVerdict, Terms, band_verdict, bound_words
+from safehold.gp.confidence import ConfidenceBand, alpha, split
 
-KIND = "paper"
 
-PROMISE = (
-    "Counting every target this deployment hands out, the probability that one or more of them has an expected cost "
-    "return above its limit is at most delta, if the premises hold."
-)
+@dataclass(frozen=True, slots=True)
+class Paper:
+    """Z is certified iff u_N(z) <= limit for every limit, u_N the running and the present upper bound.
+
+    Unlike [PLS, Eq. for Y_N], which adds z' to the safe set if u_N(z) + L d(z, z') <= b for *some* safe z and is
+    vacuous at the paper's L = 0, the bound of z' itself decides. Over a mixture of processes a band is the envelope
+    of the members' bands: whichever member is the truth, the envelope contains its band.
+    """
+
+    kind: ClassVar[str] = "paper"
+    promise: ClassVar[str] = (
+        "Counting every target this deployment hands out, the probability that one or more of them is above a limit "
+        "in expectation is at most delta, if the premises hold."
+    )
+    premises: ClassVar[tuple[str, ...]] = ("A1-prior", "A2-noise", "A5-cap")
+    one_epoch: ClassVar[bool] = True
+
+    def start(self, terms: Terms) -> "PaperStanding":
+        """[0, top] everywhere."""
+        m = len(terms.space)
+        return PaperStanding(terms, {name: ConfidenceBand.start(m, top) for name, top in terms.tops.items()})
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the certificate says of every candidate.
+class PaperStanding:
+    """The running intersections Lambda_N."""
 
-    `safe` = (`by_band` or `by_premise`): the mask, the only thing that decides what may be looked at. `revoked`:
-    evidence speaks against the candidate itself; it is not safe whatever its band says. `refuted`: evidence speaks
-    against the premise of the seed targets as a whole.
-    """
+    terms: Terms
+    bands: Mapping[str, ConfidenceBand]
+    spent: float = 0.0
 
-    by_band: Bool[np.ndarray, "m"]
-    by_premise: Bool[np.ndarray, "m"]
-    revoked: Bool[np.ndarray, "m"]
-    refuted: bool
+    def alpha(self, rounds: int) -> float:
+        """Multiplier in the round after `rounds` measurements, at each limit's share of delta."""
+        share = min(split(self.terms.delta, [limit.name for limit in self.terms.limits]).values())
+        return alpha(rounds + 1, len(self.terms.space), share)
 
-    @property
-    def safe(self) -> Bool[np.ndarray, "m"]:
-        """Candidates that may be handed out."""
-        return self.by_band | self.by_premise
+    def told(self, evidence: Evidence) -> "PaperStanding":
+        """Intersected with the band of the present round; once a band is empty they stay as they are."""
+        if any(band.empty.any() for band in self.bands.values()):
+            return self
+        multiplier = self.alpha(evidence.rounds)
+        bands = {}
+        for name, band in self.bands.items():
+            process = evidence.costs[name].process
+            bands[name] = ConfidenceBand(
+                lower=np.maximum(band.lower, process.lower(multiplier)),
+                upper=np.minimum(band.upper, process.upper(multiplier)),
+            )
+        return replace(self, bands=bands)
 
+    def asked(self, index: int, charge: float) -> "PaperStanding":  # noqa: ARG002
+        """Nothing is charged: the bands hold at all rounds at once."""
+        return self
 
-def certify(
-    limits: Sequence[Limit],
-    bands: Mapping[str, ConfidenceBand],
-    present: Mapping[str, Float[np.ndarray, "m"]],
-    *,
-    support: Bool[np.ndarray, "m"],
-    seeds: Bool[np.ndarray, "m"],
-    contradicted: Bool[np.ndarray, "m"],
-    measured_over: Bool[np.ndarray, "m"],
-) -> Verdict:
-    """Z is certified iff u_N(z) <= limit for every limit, or z is a seed target, and nothing told speaks against it.
+    def lowered(self) -> "PaperStanding":
+        """The bands are of the costs; they are read against the new limit."""
+        return self
 
-    `present` is mu_N + alpha_N sigma_N of the present round alone. It must be at or under every limit too: u_N, a
-    running intersection, remembers bounds that were computed when the noise was believed to be smaller.
+    def verdict(self, evidence: Evidence) -> RuleVerdict:
+        """Under every limit by the running and by the present bound."""
+        following = self.alpha(evidence.rounds + 1)
+        return band_verdict(
+            Paper.kind,
+            evidence,
+            self.terms,
+            self.bands,
+            self.present(evidence),
+            multiplier=self.alpha(evidence.rounds),
+            reach=dict.fromkeys(self.bands, following),
+        )
 
-    Unlike [PLS, Eq. for Y_N], which adds z' to the safe set if u_N(z) + L d(z, z') <= b for *some* safe z and is
-    vacuous at the paper's L = 0, the bound of z' itself decides. A candidate is revoked if it was `contradicted` by
-    its own episodes, or if its lower bound is above a limit.
-    One seed target that is measured over a limit (`measured_over`), or whose lower bound is, refutes the premise
-    that all of them are safe: from then on no candidate is handed out on that premise, only on its own bound.
-    Only more conditions are put on top of the printed rule, so its promise is kept.
-    """
-    under = support.copy()
-    refuting = measured_over.copy()
-    for limit in limits:
-        band = bands[limit.name]
-        under &= (band.upper <= limit.value) & (present[limit.name] <= limit.value)
-        refuting |= ~(band.lower <= limit.value)
-    revoked = contradicted | refuting
-    refuted = bool((seeds & refuting).any())
-    return Verdict(
-        by_band=under & ~revoked,
-        by_premise=seeds & ~revoked & (not refuted),
-        revoked=revoked,
-        refuted=refuted,
-    )
+    def present(self, evidence: Evidence) -> dict[str, Float[np.ndarray, "m"]]:
+        """Upper bounds of the present round, with the noise as it is believed now."""
+        multiplier = self.alpha(evidence.rounds)
+        return {name: belief.process.upper(multiplier) for name, belief in evidence.costs.items()}
 
-
-def shortfall(
-    limits: Sequence[Limit], present: Mapping[str, Float[np.ndarray, "m"]], scales: Mapping[str, float]
-) -> Float[np.ndarray, "m"]:
-    """By how much the present upper bounds, never under the running ones, miss: the largest (u - limit) / scale."""
-    return np.max([(present[limit.name] - limit.value) / scales[limit.name] for limit in limits], axis=0)
+    def words(self, evidence: Evidence, index: int) -> str:
+        """Present upper bounds beside the limits."""
+        return bound_words(evidence, self.present(evidence), index)
