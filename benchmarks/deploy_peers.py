@@ -15,7 +15,7 @@ deviation 10 to both returns; costs are clipped to [0, 300].
 * "declared": reward plane R, cost plane G; standard deviations of the deviation 10 and 20, length-scales half of the
   axes. Everybody is told all of it; who fits, fits. Reward and cost hang on different axes: large R at small G is good
   and safe.
-* "undeclared": reward and cost planes both rise along both axes, 50 u + 50 v and 60 + 21 u + 49 v with u, v the places
+* "undeclared": reward and cost planes both rise along both axes, 50 u + 50 v and 70 + 20 u + 40 v with u, v the places
   on the axes from 0 to 1, so that the best safe targets lie along the limit. Length-scales are uniform on [0.1, 0.5] of
   the axes, an own one for each axis and output, standard deviations uniform on [10, 20]. Told are the planes and these
   ranges. Who needs one value takes the middle; who fits, fits.
@@ -29,11 +29,12 @@ counted. Per method: the share of runs with at least one unsafe deployment (Clop
 an ask, recommendations that are unsafe or missing, and the simple regret of safe recommendations: the best true reward
 of a safe candidate less the true reward of the recommended one (Student, 95 %, over runs). 1000 runs of the quick
 methods, 100 of BoTorch and Ax; besides, all methods on the 100 runs they share. No figure is left out, no run repeated.
+(One change after the first half: SafeOpt, at 23 ms an ask dearer than thought, makes 400 runs on "undeclared".)
 
 The clock. Wall time of an ask and of a tell inside each method's process, one thread, after 10, 100 and 500 tells on
-100 x 100 and 1000 x 1000 candidates: the median of three asks and tells. Peers are started with the measurements of
-random safe targets; safehold, which takes only measurements of targets it certified, runs its own loop up to there.
-A call over two minutes, or a process over 10 GiB, ends a method's column at that size and is reported as such.
+100 x 100 and 1000 x 1000 candidates: the median of three asks and tells. Methods are started with the measurements
+of random safe targets and told what "undeclared" tells. A call over a minute, three minutes for all readings of a size,
+or a process over 10 GiB ends a method's readings at that size and is reported as such.
 
 Random numbers: `Streams(20261121)`, by names that say world, noise and run.
 """
@@ -67,18 +68,20 @@ PEERS = ROOT / "benchmarks" / "peers"
 CLOCK_SIDES = (100, 1000)
 CLOCK_TELLS = (10, 100, 500)
 CLOCK_REPEATS = 3
-CLOCK_SECONDS = 300.0
+CLOCK_SECONDS = 180.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contender:
-    """A method and its adapter. `foreign`: in an interpreter of its own. `preloaded`: started with all measurements."""
+    """A method and its adapter.
+
+    `foreign`: it has an interpreter of its own. `runs`: on each family of worlds.
+    """
 
     name: str
     script: tuple[str, ...]
     foreign: bool
-    runs: int
-    preloaded: bool
+    runs: tuple[int, int]
     setup: str
 
 
@@ -87,24 +90,21 @@ CONTENDERS = (
         name="naive",
         script=("naive_peer.py",),
         foreign=False,
-        runs=1000,
-        preloaded=True,
+        runs=(1000, 1000),
         setup="always the largest R and the largest G that is at or under the limit; learns nothing",
     ),
     Contender(
         name="safeopt",
         script=("safeopt_peer.py",),
         foreign=True,
-        runs=1000,
-        preloaded=True,
+        runs=(1000, 400),
         setup="beta = 2 (its default); kernel and noise declared, nothing fitted; prior mean: the planes",
     ),
     Contender(
         name="botorch",
         script=("botorch_peer.py",),
         foreign=True,
-        runs=100,
-        preloaded=True,
+        runs=(100, 100),
         setup="log expected improvement times probability of feasibility over the grid; hyper-parameters fitted after "
         "every measurement under its default priors; noise declared; prior mean: the planes",
     ),
@@ -112,18 +112,24 @@ CONTENDERS = (
         name="ax",
         script=("ax_peer.py",),
         foreign=True,
-        runs=100,
-        preloaded=True,
+        runs=(100, 100),
         setup="outcome constraint of its client; hyper-parameters fitted; noise declared; no prior mean",
     ),
     Contender(
         name="paper",
         script=("safehold_peer.py", "paper"),
         foreign=False,
-        runs=1000,
-        preloaded=False,
-        setup="safehold with the band of PLS at delta = 0.05; kernel declared, noise bounded from replicates; prior "
-        "mean: the planes",
+        runs=(1000, 1000),
+        setup="safehold with the band of PLS at delta = 0.05; kernel and noise declared, nothing fitted; prior mean: "
+        "the planes",
+    ),
+    Contender(
+        name="ledger",
+        script=("safehold_peer.py", "ledger"),
+        foreign=False,
+        runs=(1000, 1000),
+        setup="safehold's default, the risk ledger at delta = 0.05; the declared kernel where it is known, else its "
+        "default hyper-prior (Matern 5/2, a mixture of 14); noise declared; prior mean: the planes",
     ),
 )
 
@@ -170,35 +176,30 @@ def run(process: Process, geometry: Geometry, number: int, commit: str) -> Run:
     )
 
 
-def clock(contender: Contender, command: Sequence[str], side: int, log: Path, commit: str) -> Iterator[Clock]:
+def clock(command: Sequence[str], side: int, log: Path, commit: str) -> Iterator[Clock]:
     """The three readings of one method at one size; once one is missing, so are the later ones."""
     world = worlds.clock_world(side)
     rng = Streams(worlds.SEED)[f"clock noise/{side}"]
-    process: Process | None = None
     missing: str | None = None
     end = time.monotonic() + CLOCK_SECONDS
-    told = 0
     for tells in CLOCK_TELLS:
         asks: list[float] = []
         answers: list[float] = []
         try:
-            if missing is None and (process is None or contender.preloaded):
-                if process is not None:
-                    process.close()
+            if missing is None:
                 process = Process(command, log)
-                told = tells if contender.preloaded else len(worlds.SEED_PLACES)
-                asks_ahead = max(CLOCK_TELLS) + CLOCK_REPEATS
-                process.call(do="start", problem=worlds.clock_problem(side, world, told, asks_ahead).to_json())
-            while missing is None and process is not None and len(asks) < CLOCK_REPEATS:
-                if time.monotonic() > end:
-                    raise Unanswered(f"over {CLOCK_SECONDS:.0f} s for this and what comes before it")
-                asked = process.call(do="ask")
-                answer = process.call(do="tell", **asdict(world.measure(int(asked["index"]), rng)))
-                if told >= tells:
+                problem = worlds.clock_problem(side, world, tells, asks=tells + CLOCK_REPEATS)
+                process.call(do="start", problem=problem.to_json())
+                while len(asks) < CLOCK_REPEATS:
+                    if time.monotonic() > end:
+                        raise Unanswered(f"over {CLOCK_SECONDS:.0f} s for the readings of this size")
+                    asked = process.call(do="ask")
+                    told = world.measure(int(asked["index"]), rng)
                     asks.append(asked["seconds"])
-                    answers.append(answer["seconds"])
-                told += 1
+                    answers.append(process.call(do="tell", **asdict(told))["seconds"])
+                process.close()
         except (Unanswered, MethodError) as error:
+            process.close()
             missing = str(error)[:200]
         yield Clock(
             side=side,
@@ -208,8 +209,6 @@ def clock(contender: Contender, command: Sequence[str], side: int, log: Path, co
             missing=missing,
             commit=commit,
         )
-    if process is not None:
-        process.close()
 
 
 class Notebook:
@@ -258,7 +257,9 @@ class Bench:
         command = self.command(contender)
         notebook = self._notebook(contender, geometry.name)
         done = {part["number"] for part in notebook.parts()}
-        wanted = [number for number in range(self._runs or contender.runs) if number not in done]
+        wanted = [
+            number for number in range(self._runs or contender.runs[GEOMETRIES.index(geometry)]) if number not in done
+        ]
         if command is None or not wanted:
             return
         print(f"{geometry.name}: {contender.name}, {len(wanted)} runs", flush=True)
@@ -278,7 +279,7 @@ class Bench:
         for side in CLOCK_SIDES:
             if command is not None and side not in done:
                 print(f"clock: {contender.name}, {side} x {side}", flush=True)
-                for reading in list(clock(contender, command, side, self._log(contender), self._commit)):
+                for reading in list(clock(command, side, self._log(contender), self._commit)):
                     notebook.add(asdict(reading))
 
     def runs_of(self, contender: Contender, geometry: Geometry) -> list[Run]:
@@ -304,7 +305,8 @@ class Bench:
 
     def _notebook(self, contender: Contender, part: str) -> Notebook:
         adapter = hashlib.sha256((PEERS / contender.script[0]).read_bytes()).hexdigest()
-        header = {"method": contender.name, "part": part, "adapter": adapter, "settings": worlds.settings()}
+        settings = worlds.settings() | {g.name: asdict(g) for g in GEOMETRIES if g.name == part or part == "clock"}
+        header = {"method": contender.name, "part": part, "adapter": adapter, "settings": settings}
         return Notebook(self._kept / f"{part}-{contender.name}.jsonl", header)
 
     def _log(self, contender: Contender) -> Path:

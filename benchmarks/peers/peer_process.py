@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-CALL_SECONDS = 120.0
+CALL_SECONDS = 60.0
 """An answer that takes longer is not waited for."""
 
 MEMORY = 10 * 2**30
