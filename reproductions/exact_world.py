@@ -14,8 +14,13 @@ Written down before the study was run; all of it is reported:
 * The limit: at most 18 dose levels a patient on average; the clinicians' own policy gives 18.4. delta = 0.05.
 * The budget: 20 asks of 20 patients each, of 100 each, and of 500 each.
 * The declaration is what a user without knowledge of the truth would write: safehold's default dial error (half of
-  the limit) and length-scales (half of each axis), the episode noise of the log, the cap that the clock implies.
-  Seed targets are those that ask for at most a third of the limit; that they are safe is attested, and checked here.
+  the limit), the episode noise of the log, the cap that the clock implies. Seed targets are those that ask for at most
+  a third of the limit; that they are safe is attested, and checked here.
+* The rules: `risk_ledger` with the default mixture of length-scales; `paper` with length-scales of half of each axis,
+  as `safehold deploy` declares it; `log_det` and `lipschitz` with constants that nobody could know beforehand and that
+  were read off the truth of other runs: half more than the largest norm, and the largest slopes, of runs 1000 to 1009
+  (in a kernel of 0.15 of each axis). `log_det` takes the log's standard deviation for the sub-Gaussian constant, which
+  it is not; `lipschitz` takes four standard errors for a bound of the noise.
 * The world is known to break the premises. The dial's error is no Gaussian process: it has a trend, since a mixture
   of policies does not earn the mixture of returns. One patient's cost is skewed, with a standard deviation of 1.3
   times its mean, so that the noise grows with the cost.
@@ -23,15 +28,17 @@ Written down before the study was run; all of it is reported:
   Clopper and Pearson; a rule fails if the lower end of its one-sided 99 % interval is above delta. Beside it: unsafe
   asks, certificates whose upper bound is below the true cost, the regret in survival of the recommendation against the
   best truly safe supported point of the same dial, and what would have happened if the dial had been taken at its
-  word (the highest supported reward at an asked cost of 18).
+  word (the highest supported reward at an asked cost of 18). Of the ledger: what was charged a run, beside how many
+  distinct unsafe targets it had charged for; the first should not be below the second.
 * 200 runs, numbered from 0. Widths of the dial, its grid and the support rule were chosen by looking at runs 1000 to
-  1002, which the study does not use; no rule's setting was chosen by its result.
+  1009, which the study does not use; no rule's setting was chosen by its result.
 
-About ten minutes on one core.
+MINUTES
 """
 
 import argparse
 import json
+import math
 import platform
 import subprocess
 import time
@@ -48,6 +55,11 @@ from safehold.core.intervals import Interval, mean_interval, proportion_interval
 from safehold.core.measurement import Measurement
 from safehold.core.seeding import Streams
 from safehold.core.target import TargetSpace
+from safehold.deploy.certificates.lipschitz import Lipschitz
+from safehold.deploy.certificates.log_det import LogDet
+from safehold.deploy.certificates.paper import Paper
+from safehold.deploy.certificates.risk_ledger import RiskLedger
+from safehold.deploy.certificates.rule import Rule
 from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.optimizer import TargetOptimizer
 from safehold.deploy.prior import Prior
@@ -82,12 +94,19 @@ OUTCOME_COLUMNS = (
     "unsafe seeds asked",
     "upper bounds below the truth",
     "largest true cost asked",
-    "spent of delta",
+    "charged",
+    "unsafe targets charged for",
     "held",
     "recommended: true survival",
     "recommended: true cost",
 )
-LENGTHSCALES = {name: 0.5 * (values[-1] - values[0]) for name, values in SPACE.axes.items()}
+SPANS = {name: values[-1] - values[0] for name, values in SPACE.axes.items()}
+NORM_SHARE, NORM_BOUND = 0.15, 2.5
+"""For `log_det`: length-scales as a share of each axis, and half more than the largest norm of runs 1000 to 1009."""
+SLOPES = (270.0, 4.6)
+"""For `lipschitz`: half more than the largest slopes there, in dose levels per unit of survival and of asked cost."""
+ERRORS = 4.0
+"""For `lipschitz`: standard errors that no measurement is off by more than."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,14 +127,20 @@ class Dial:
         """Supported targets whose true expected cost is at or under the limit."""
         return self.support & (self.true_cost <= LIMIT.value)
 
+    @property
+    def seeds(self) -> Bool[np.ndarray, "m"]:
+        """Supported targets that ask for at most a third of the limit."""
+        return self.support & (SPACE.points[:, 1] <= LIMIT.value / 3)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """One deployment, judged by the truth.
 
     Of its asks: `costs` are true expected costs, `bounds` the certificates' upper bounds (None: no bound was stated),
-    `seeds` whether the target was handed out as a seed. `spent`: the part of delta that was spent. The recommendation
-    by its true reward and cost, None if there is none.
+    `seeds` whether the target was handed out on the seeds' premise, `charges` what was charged. `charged_unsafe` counts
+    distinct unsafe targets that were charged for. The recommendation by its true reward and cost, None if there is
+    none.
     """
 
     rule: str
@@ -123,7 +148,8 @@ class Outcome:
     costs: tuple[float, ...]
     bounds: tuple[float | None, ...]
     seeds: tuple[bool, ...]
-    spent: float
+    charges: tuple[float, ...]
+    charged_unsafe: int
     held: str
     reward: float | None
     cost: float | None
@@ -167,19 +193,38 @@ class Run:
     outcomes: tuple[Outcome, ...]
 
 
-def declarations(prior: Prior, seeds: Bool[np.ndarray, "m"], batch: int) -> dict[str, Declaration]:
-    """One declaration a certificate rule; they differ in nothing else."""
-    return {
-        "paper": Declaration(
+def declarations(dial: Dial, batch: int) -> dict[str, Declaration]:
+    """One declaration a certificate rule, by its name; they differ in the rule and in what it needs to be told."""
+    reward_sd, cost_sd = dial.episode_sd
+
+    def declaration(rule: Rule, share: float | None) -> Declaration:
+        prior = Prior.asked(
+            SPACE,
+            [LIMIT],
+            dial.support,
+            lengthscales=None if share is None else {name: share * span for name, span in SPANS.items()},
+            episode_sd={LIMIT.name: cost_sd},
+            reward_episode_sd=reward_sd,
+        )
+        return Declaration(
             prior=prior,
             limits=(LIMIT,),
             caps={LIMIT.name: CAP},
-            seed_targets=tuple(SPACE.target(int(place)) for place in np.flatnonzero(seeds)),
+            seed_targets=tuple(SPACE.target(int(place)) for place in np.flatnonzero(dial.seeds)),
             delta=DELTA,
             horizon=ASKS,
+            rules=(rule,),
             settings=Settings(episodes_per_ask=batch),
         )
-    }
+
+    noise_bound = {LIMIT.name: ERRORS * cost_sd / math.sqrt(batch)}
+    chosen = (
+        declaration(RiskLedger(), None),
+        declaration(Paper(), 0.5),
+        declaration(LogDet({LIMIT.name: NORM_BOUND}, {LIMIT.name: cost_sd}), NORM_SHARE),
+        declaration(Lipschitz({LIMIT.name: SLOPES}, noise_bound), 0.5),
+    )
+    return {one.rules[0].kind: one for one in chosen}
 
 
 def draw_dial(known: Behaviours, sampler: Sampler, rng: np.random.Generator) -> Dial:
@@ -206,7 +251,7 @@ def deploy(
 ) -> Outcome:
     """One whole deployment, until it holds."""
     optimizer = TargetOptimizer(declaration)
-    costs, bounds, seeds, spent, held = [], [], [], 0.0, ""
+    places, bounds, seeds, charges, held = [], [], [], [], ""
     while not held:
         try:
             trial = optimizer.ask()
@@ -214,10 +259,10 @@ def deploy(
             held = type(hold).__name__
             break
         certificate = trial.certificate
-        costs.append(float(dial.true_cost[SPACE.index(trial.target)]))
+        places.append(SPACE.index(trial.target))
         bounds.append(None if certificate.upper is None else certificate.upper[LIMIT.name])
-        seeds.append(any(premise.startswith("A6") for premise in certificate.premises))
-        spent = certificate.spent_after
+        seeds.append(certificate.basis == "premise")
+        charges.append(certificate.charge)
         rewards, outcomes = sampler.returns(dial.family.at(trial.target), batch, rng)
         optimizer.tell(
             trial.id,
@@ -227,13 +272,15 @@ def deploy(
         recommended = optimizer.recommend().index
     except SafetyHold:
         recommended = None
+    unsafe = set(np.flatnonzero(~(dial.true_cost <= LIMIT.value)).tolist())
     return Outcome(
         rule=rule,
         batch=batch,
-        costs=tuple(costs),
+        costs=tuple(dial.true_cost[places].tolist()),
         bounds=tuple(bounds),
         seeds=tuple(seeds),
-        spent=spent,
+        charges=tuple(charges),
+        charged_unsafe=len({place for place, charge in zip(places, charges, strict=True) if charge > 0} & unsafe),
         held=held,
         reward=None if recommended is None else float(dial.true_reward[recommended]),
         cost=None if recommended is None else float(dial.true_cost[recommended]),
@@ -244,19 +291,10 @@ def run(number: int, known: Behaviours, sampler: Sampler) -> Run:
     """Run `number` of the study; depends on nothing else."""
     streams = Streams(SEED)
     dial = draw_dial(known, sampler, streams[f"log/{number}"])
-    prior = Prior.asked(
-        SPACE,
-        [LIMIT],
-        dial.support,
-        lengthscales=LENGTHSCALES,
-        episode_sd={LIMIT.name: dial.episode_sd[1]},
-        reward_episode_sd=dial.episode_sd[0],
-    )
-    seeds = dial.support & (SPACE.points[:, 1] <= LIMIT.value / 3)
     outcomes = [
         deploy(rule, declaration, dial, sampler, batch, streams[f"patients/{number}/{batch}/{rule}"])
         for batch in BATCHES
-        for rule, declaration in declarations(prior, seeds, batch).items()
+        for rule, declaration in declarations(dial, batch).items()
     ]
     error = (dial.true_cost - SPACE.points[:, 1])[dial.support]
     asked_limit = dial.support & (SPACE.points[:, 1] == LIMIT.value)
@@ -267,11 +305,11 @@ def run(number: int, known: Behaviours, sampler: Sampler) -> Run:
         safe=int(dial.safe.sum()),
         dial_error=float(np.sqrt(np.mean(error**2))),
         worst_dial_error=float(np.max(np.abs(error))),
-        seeds=int(seeds.sum()),
-        unsafe_seeds=int(np.sum(~(dial.true_cost[seeds] <= LIMIT.value))),
+        seeds=int(dial.seeds.sum()),
+        unsafe_seeds=int(np.sum(~(dial.true_cost[dial.seeds] <= LIMIT.value))),
         naive_cost=float(dial.true_cost[naive]),
         best_reward=float(dial.true_reward[dial.safe].max()),
-        seed_reward=float(dial.true_reward[seeds].max()),
+        seed_reward=float(dial.true_reward[dial.seeds].max()),
         outcomes=tuple(outcomes),
     )
 
@@ -296,8 +334,8 @@ def table(runs: Sequence[Run]) -> str:
         "",
         "| rule | patients an ask | runs with an unsafe target | 95 % interval | verdict | unsafe asks | of them seeds "
         "| upper bounds below the truth | asks that rest on a bound | regret in survival | share of the gap closed "
-        "| no recommendation | mean spent of delta |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| no recommendation | held before the end | charged a run | unsafe targets charged for a run |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     kinds = [(outcome.rule, outcome.batch) for outcome in runs[0].outcomes]
     for place, (rule, batch) in enumerate(kinds):
@@ -334,7 +372,9 @@ def _cells(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[str]:
         f"{regrets.mean():.4f} {_span(mean_interval(regrets), 4)}" if found else "",
         f"{1 - regrets.sum() / gap:.2f}" if found else "",
         f"{n - len(found)}",
-        f"{np.mean([outcome.spent for outcome in outcomes]):.3f}",
+        str(sum(outcome.held != "Exhausted" for outcome in outcomes)),
+        f"{np.mean([sum(outcome.charges) for outcome in outcomes]):.4f}",
+        f"{np.mean([outcome.charged_unsafe for outcome in outcomes]):.4f}",
     ]
 
 
@@ -357,7 +397,8 @@ def _plain(run: Run) -> dict[str, object]:
             outcome.unsafe_seeds,
             outcome.false_bounds,
             round(max(outcome.costs, default=0.0), 3),
-            round(outcome.spent, 4),
+            round(sum(outcome.charges), 5),
+            outcome.charged_unsafe,
             outcome.held,
             None if outcome.reward is None else round(outcome.reward, 5),
             None if outcome.cost is None else round(outcome.cost, 3),
