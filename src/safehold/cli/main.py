@@ -78,6 +78,9 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     "doctor": ("safehold.cli.doctor", {"": "versions, devices, threads, extras, and what is missing"}),
 }
 
+# Verbs that live in another module than their noun's.
+ELSEWHERE: dict[tuple[str, str], str] = {}
+
 _EXIT_CODES = """Exit codes: 0 ok, 2 usage, 3 bad input, 4 integrity, 5 environment fault, 6 safety hold,
 7 resource, 130 interrupted, 141 the reader of the output went away."""
 
@@ -135,6 +138,7 @@ def _dispatch(argv: list[str]) -> int:
         verb, rest = rest[0], rest[1:]
         if verb not in verbs:
             raise _unknown(verb, list(verbs), f"safehold {noun}")
+    module = ELSEWHERE.get((noun, verb), module)
     return _run(module, verb, rest, f"safehold {noun} {verb}".strip(), verbs[verb])
 
 
