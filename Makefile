@@ -39,7 +39,7 @@ check: lint test
 
 # The promise rests on these four packages: more than 95 % of their lines and branches.
 coverage: $(VENV)/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --cov --cov-branch --cov-report=term --cov-fail-under=95 \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n 2 --dist loadfile --cov-branch --cov-report=term --cov-fail-under=95 \
 	  --cov-config=/dev/null --cov=safehold.core --cov=safehold.gp --cov=safehold.ledger --cov=safehold.deploy
 
 # Bullet-Safety-Gym pins an old gymnasium, so it is installed without its pins; pybullet has wheels up to Python 3.11.
