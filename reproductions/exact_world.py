@@ -1,7 +1,7 @@
 """Every certificate against the truth: tunes a dial on ICU-Sepsis, where true expected costs are solved, not sampled.
 
-    pip install --no-deps icu-sepsis
-    python reproductions/exact_world.py [--runs 200] [--first 0] [--out docs/results]
+    pip install --no-deps 'icu-sepsis==2.0.1'
+    python reproductions/exact_world.py [--runs 500] [--first 0] [--out docs/results]
 
 The question: of the targets that a deployment hands out as safe, how many truly are, when the world is not a draw from
 the declared prior, the noise not Gaussian and its variance not known? And how much of the reachable survival is found?
@@ -30,10 +30,15 @@ Written down before the study was run; all of it is reported:
   best truly safe supported point of the same dial, and what would have happened if the dial had been taken at its
   word (the highest supported reward at an asked cost of 18). Of the ledger: what was charged a run, beside how many
   distinct unsafe targets it had charged for; the first should not be below the second.
-* 200 runs, numbered from 0. Widths of the dial, its grid and the support rule were chosen by looking at runs 1000 to
-  1009, which the study does not use; no rule's setting was chosen by its result.
+* Also counted, over the whole dial and not only where a deployment went: runs in which a rule ever certified a
+  supported target that is unsafe, and runs in which an upper bound ever was below the truth at a supported target.
+  The three bands promise both with their premises; the ledger promises neither, only what it hands out.
+* 500 runs, numbered from 0: a rule whose true share of failing runs is 10 % fails with probability 0.97. Widths of
+  the dial, its grid and the support rule were chosen by looking at runs 1000 to 1009, which the study does not use; no
+  rule's setting was chosen by its result.
 
-MINUTES
+All of it takes about half an hour of one core; the truth, one linear system of 713 equations for each of the 144
+targets, is most of it.
 """
 
 import argparse
@@ -96,6 +101,8 @@ OUTCOME_COLUMNS = (
     "largest true cost asked",
     "charged",
     "unsafe targets charged for",
+    "unsafe targets ever certified",
+    "targets ever bounded below the truth",
     "held",
     "recommended: true survival",
     "recommended: true cost",
@@ -139,8 +146,9 @@ class Outcome:
 
     Of its asks: `costs` are true expected costs, `bounds` the certificates' upper bounds (None: no bound was stated),
     `seeds` whether the target was handed out on the seeds' premise, `charges` what was charged. `charged_unsafe` counts
-    distinct unsafe targets that were charged for. The recommendation by its true reward and cost, None if there is
-    none.
+    distinct unsafe targets that were charged for. Over all supported targets and all times: `certified_unsafe` counts
+    those that the rule ever certified and are unsafe, `bounds_below` those whose upper bound ever was below the truth
+    (None for a rule without bounds). The recommendation by its true reward and cost, None if there is none.
     """
 
     rule: str
@@ -150,6 +158,8 @@ class Outcome:
     seeds: tuple[bool, ...]
     charges: tuple[float, ...]
     charged_unsafe: int
+    certified_unsafe: int
+    bounds_below: int | None
     held: str
     reward: float | None
     cost: float | None
@@ -252,7 +262,12 @@ def deploy(
     """One whole deployment, until it holds."""
     optimizer = TargetOptimizer(declaration)
     places, bounds, seeds, charges, held = [], [], [], [], ""
+    certified, below, bounding = np.zeros_like(dial.support), np.zeros_like(dial.support), False
     while not held:
+        (verdict,) = optimizer.state.verdict().rules
+        certified |= verdict.certified
+        below |= ~(dial.true_cost <= verdict.intervals[LIMIT.name].upper)
+        bounding = verdict.bounding
         try:
             trial = optimizer.ask()
         except SafetyHold as hold:
@@ -272,7 +287,8 @@ def deploy(
         recommended = optimizer.recommend().index
     except SafetyHold:
         recommended = None
-    unsafe = set(np.flatnonzero(~(dial.true_cost <= LIMIT.value)).tolist())
+    over = ~(dial.true_cost <= LIMIT.value)
+    unsafe = set(np.flatnonzero(over).tolist())
     return Outcome(
         rule=rule,
         batch=batch,
@@ -281,6 +297,8 @@ def deploy(
         seeds=tuple(seeds),
         charges=tuple(charges),
         charged_unsafe=len({place for place, charge in zip(places, charges, strict=True) if charge > 0} & unsafe),
+        certified_unsafe=int(np.sum(certified & over & dial.support)),
+        bounds_below=int(np.sum(below & dial.support)) if bounding else None,
         held=held,
         reward=None if recommended is None else float(dial.true_reward[recommended]),
         cost=None if recommended is None else float(dial.true_cost[recommended]),
@@ -334,8 +352,9 @@ def table(runs: Sequence[Run]) -> str:
         "",
         "| rule | patients an ask | runs with an unsafe target | 95 % interval | verdict | unsafe asks | of them seeds "
         "| upper bounds below the truth | asks that rest on a bound | regret in survival | share of the gap closed "
-        "| no recommendation | held before the end | charged a run | unsafe targets charged for a run |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| no recommendation | held before the end | charged a run | unsafe targets charged for a run "
+        "| runs that ever certified an unsafe target | runs with a bound below the truth anywhere |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     kinds = [(outcome.rule, outcome.batch) for outcome in runs[0].outcomes]
     for place, (rule, batch) in enumerate(kinds):
@@ -361,6 +380,7 @@ def _cells(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[str]:
     found = [(run, outcome.reward) for run, outcome in zip(runs, outcomes, strict=True) if outcome.reward is not None]
     regrets = np.array([run.best_reward - reward for run, reward in found])
     gap = sum(run.best_reward - run.seed_reward for run, _ in found)
+    below = [outcome.bounds_below for outcome in outcomes if outcome.bounds_below is not None]
     return [
         f"{violating} of {n}",
         _span(proportion_interval(violating, n), 3),
@@ -375,6 +395,8 @@ def _cells(runs: Sequence[Run], outcomes: Sequence[Outcome]) -> list[str]:
         str(sum(outcome.held != "Exhausted" for outcome in outcomes)),
         f"{np.mean([sum(outcome.charges) for outcome in outcomes]):.4f}",
         f"{np.mean([outcome.charged_unsafe for outcome in outcomes]):.4f}",
+        f"{sum(outcome.certified_unsafe > 0 for outcome in outcomes)} of {n}",
+        f"{sum(count > 0 for count in below)} of {n}" if below else "no bounds",
     ]
 
 
@@ -399,6 +421,8 @@ def _plain(run: Run) -> dict[str, object]:
             round(max(outcome.costs, default=0.0), 3),
             round(sum(outcome.charges), 5),
             outcome.charged_unsafe,
+            outcome.certified_unsafe,
+            outcome.bounds_below,
             outcome.held,
             None if outcome.reward is None else round(outcome.reward, 5),
             None if outcome.cost is None else round(outcome.cost, 3),
@@ -417,7 +441,7 @@ def _commit() -> str:
 def main() -> None:
     """Runs the study and writes what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=200)
+    parser.add_argument("--runs", type=int, default=500)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
