@@ -21,6 +21,7 @@ from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.certificates.rule import Evidence, Rule, Standing, Terms
 from safehold.deploy.prior import OutputPrior, Prior
+from safehold.deploy.watch import Monitors
 from safehold.gp.confidence import alpha, split
 from safehold.gp.kernels import Kernel, Matern52, Product, SquaredExponential
 from safehold.gp.linear import LinearTerms
@@ -120,7 +121,7 @@ class Declaration:
     times the largest cost of a step). `seed_targets` rest on `seed_rule`: "attested" by whoever declares them, taken
     from the "log" by a stated rule, or "verified" by a test whose level is the seeds' share of delta. `horizon` is
     the largest number of asks. `rules` must all certify a target. `shares` of delta: if not said, a tenth for the
-    bounds on the noise where it is estimated, the rest for the rules.
+    bounds on the noise where it is estimated, the rest for the rules. `monitors` watch that things stay as declared.
 
     Raises:
         NoSeed: if there is no seed target.
@@ -138,6 +139,7 @@ class Declaration:
     rules: tuple[Rule, ...] = (RiskLedger(),)
     shares: Shares | None = None
     settings: Settings = field(default_factory=Settings)
+    monitors: Monitors = field(default_factory=Monitors)
 
     def __post_init__(self) -> None:
         split(self.delta, [limit.name for limit in self.limits])
@@ -249,6 +251,7 @@ class Declaration:
             rules=tuple({"rule": rule.kind, **to_plain(rule)} for rule in self.rules),
             shares=self.share,
             settings=self.settings,
+            monitors=self.monitors,
             reward=_record(self.prior.reward),
             costs={name: _record(output) for name, output in self.prior.costs.items()},
             support=pack_mask(self.prior.support),
@@ -284,6 +287,7 @@ class Declaration:
             rules=tuple(_rule(rule) for rule in record.rules),
             shares=record.shares,
             settings=record.settings,
+            monitors=record.monitors,
         )
 
 
@@ -323,6 +327,7 @@ class _DeclarationRecord:
     rules: tuple[Mapping[str, object], ...]
     shares: Shares
     settings: Settings
+    monitors: Monitors
     reward: _OutputRecord
     costs: Mapping[str, _OutputRecord]
     support: str

@@ -14,6 +14,7 @@ from safehold.core.measurement import Measurement
 from safehold.deploy.belief import Belief, ToldMean
 from safehold.deploy.certificates.rule import Evidence, Standing, Verdict, compose
 from safehold.deploy.declaration import REWARD_NOISE_MISS, Declaration
+from safehold.deploy.watch import LADDER, Watch, score
 from safehold.ledger.events import (
     Abandoned,
     Alarmed,
@@ -97,7 +98,8 @@ class State:
     of the present epoch alone, which began with ask number `epoch_start`: beliefs, `standings` (one a rule), and
     `tallies`, the episodes told at each candidate, `outside` those observed elsewhere. `rounds` counts measurements,
     told or observed. `limits` are the declared ones, or lower. `seeds_hold`: the seed targets' premise is about the
-    limits as they are. `spent_before`: what earlier epochs spent of the rules' share of delta.
+    limits as they are. `spent_before`: what earlier epochs spent of the rules' share of delta. `watch`: the monitors
+    since the epoch began or the last alarm was raised; `alarm` is the last one, `level` where it led.
     """
 
     declaration: Declaration
@@ -108,6 +110,7 @@ class State:
     reward: Belief
     costs: Mapping[str, Belief]
     standings: tuple[Standing, ...]
+    watch: Watch
     tallies: Mapping[int, Tally] = field(default_factory=dict)
     outside: Mapping[int, Tally] = field(default_factory=dict)
     rounds: int = 0
@@ -146,7 +149,7 @@ class State:
             case LimitLowered():
                 return self._lowered(event)
             case Alarmed():
-                return replace(self, alarm=event, level=event.level)
+                return self._after_alarm(event)
             case Resumed():
                 return self._resumed()
             case Stopped():
@@ -264,27 +267,42 @@ class State:
         return mask
 
     def alarm_after(self) -> Alarmed | None:
-        """The alarm that the last measurement calls for: a rule whose intervals contradict each other."""
-        if self.alarm is not None:
-            return None
-        for rule in self.verdict().rules:
-            found = rule.contradiction
-            if found is not None:
-                target = self.declaration.space.target(found.index)
-                return Alarmed(
-                    reason=(
-                        f"the {rule.kind} intervals of {found.limit!r} at {target} no longer have a point in common "
-                        f"(lower {found.lower:.4g} > upper {found.upper:.4g}) after {self.rounds} "
-                        "measurements: what was declared does not describe this policy"
-                    ),
-                    level="seed",
-                    monitor=rule.kind,
-                    limit=found.limit,
-                    target=target,
-                    lower=found.lower,
-                    upper=found.upper,
+        """The alarm that the last measurement calls for, the one that leads furthest down if there are several."""
+        declaration = self.declaration
+        found = [*self._contradictions(), *self.watch.alarms(self.level, declaration.seeds, declaration.space)]
+        return max(found, key=lambda alarm: LADDER.index(alarm.level), default=None)
+
+    def _contradictions(self) -> list[Alarmed]:
+        """Alarms of rules whose intervals contradict each other; at "seed" and below they mean nothing any more."""
+        found: list[Alarmed] = []
+        for rule in self.verdict().rules if self.level in ("normal", "paid_only") else ():
+            empty = rule.contradiction
+            if empty is not None:
+                target = self.declaration.space.target(empty.index)
+                found.append(
+                    Alarmed(
+                        reason=(
+                            f"the {rule.kind} intervals of {empty.limit!r} at {target} no longer have a point in "
+                            f"common (lower {empty.lower:.4g} > upper {empty.upper:.4g}) after {self.rounds} "
+                            "measurements: what was declared does not describe this policy"
+                        ),
+                        level="seed",
+                        monitor=rule.kind,
+                        limit=empty.limit,
+                        target=target,
+                        lower=empty.lower,
+                        upper=empty.upper,
+                    )
                 )
-        return None
+        return found
+
+    def _after_alarm(self, event: Alarmed) -> "State":
+        """Further down the ladder; a new watch begins, so that a second alarm rests on new evidence."""
+        if LADDER.index(event.level) <= LADDER.index(self.level):
+            raise IntegrityError(
+                f"an alarm led from {self.level!r} to {event.level!r}, and alarms lead down; the ledger was altered"
+            )
+        return replace(self, alarm=event, level=event.level, watch=_watch(self.declaration, self.limits))
 
     def _after_ask(self, event: Asked) -> "State":
         """A target was handed out: every rule that charges is paid."""
@@ -302,6 +320,7 @@ class State:
                 standing.asked(event.index, charges[rule.kind])
                 for rule, standing in zip(rules, self.standings, strict=True)
             ),
+            watch=self.watch.asked(event.index),
         )
 
     def _moved(self, trial: str, to: TrialState) -> "State":
@@ -327,13 +346,13 @@ class State:
 
     def _informed(self, index: int, measurement: Measurement, *, own: bool) -> "State":
         """Beliefs, tallies and rules after one more measurement."""
-        tops = self.declaration.tops
-        costs = {
-            limit.name: self.costs[limit.name].tell(
-                told_statistic(limit, index, measurement, tops[limit.name]),
-                measurement.costs[limit.name][~measurement.failed],
-            )
+        points = {
+            limit.name: told_statistic(limit, index, measurement, self.declaration.tops[limit.name])
             for limit in self.limits
+        }
+        costs = {
+            name: self.costs[name].tell(point, measurement.costs[name][~measurement.failed])
+            for name, point in points.items()
         }
         rewards = measurement.rewards[~measurement.failed]
         reward = self.reward
@@ -349,8 +368,33 @@ class State:
             rounds=self.rounds + 1,
             tallies=tallies if own else self.tallies,
             outside=self.outside if own else tallies,
+            watch=self._watched(index, measurement, points, costs, own=own),
         )
         return after._judged()
+
+    def _watched(
+        self,
+        index: int,
+        measurement: Measurement,
+        points: Mapping[str, ToldMean],
+        costs: Mapping[str, Belief],
+        *,
+        own: bool,
+    ) -> Watch:
+        """The monitors after one more measurement.
+
+        A failed one has no score: nobody knows what it would have cost; the cost monitor takes it for the cap. Outside
+        episodes say whether the model foretells; of the limits only where they are of a target that was, or may be
+        handed out whatever the model says.
+        """
+        watch = self.watch
+        if self.level in ("normal", "paid_only"):
+            measured = {name: point for name, point in points.items() if point.weighed and name in watch.innovations}
+            watch = watch.foretold(
+                {name: score(self.costs[name], costs[name], point) for name, point in measured.items()}
+            )
+        handed_out = own or self.declaration.seeds[index] or any(a.index == index for a in self.asked.values())
+        return watch.ran(index, measurement) if handed_out else watch
 
     def _judged(self) -> "State":
         """Every rule told the evidence; a standing alarm leaves them as they are, they mean nothing any more."""
@@ -370,6 +414,7 @@ class State:
             limits=limits,
             seeds_hold=self.seeds_hold and event.seeds_hold,
             standings=tuple(standing.lowered() for standing in self.standings),
+            watch=self.watch.lowered(self.declaration.monitors, limits, self.declaration.caps),
         )
 
     def _resumed(self) -> "State":
@@ -414,11 +459,17 @@ class State:
             ),
             costs=declaration.beliefs(drawn),
             standings=tuple(rule.start(declaration.terms(delta)) for rule in declaration.rules),
+            watch=_watch(declaration, limits),
             epoch=0 if before is None else before.epoch + 1,
             epoch_start=len(asked),
             spent_before=0.0 if before is None else before.spent,
         )
         return state._judged()
+
+
+def _watch(declaration: Declaration, limits: tuple[Limit, ...]) -> Watch:
+    """The declared monitors, nothing seen."""
+    return Watch.start(declaration.monitors, limits, declaration.caps)
 
 
 def told_statistic(limit: Limit, index: int, measurement: Measurement, top: float) -> ToldMean:

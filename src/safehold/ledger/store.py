@@ -28,7 +28,7 @@ from safehold.ledger.events import KINDS, NAMES, Abandoned, Asked, Deployed, Eve
 APPLICATION_ID = 0x53414645
 """Marks the SQLite file as ours ("SAFE")."""
 
-SCHEMA = 2
+SCHEMA = 3
 """Number of the table's and the event bodies' layout."""
 
 BUSY_SECONDS = 30.0

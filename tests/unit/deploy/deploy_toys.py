@@ -9,12 +9,16 @@ from safehold.core.target import TargetSpace
 from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.prior import Prior
+from safehold.deploy.watch import Monitors
 from safehold.gp.kernels import SquaredExponential
 
 LIMIT = Limit("cost", 20.0)
 
 
 PAPER = (Paper(),)
+
+UNWATCHED = Monitors(innovation=None, cost=None)
+"""For tests of what rules and evidence do by themselves."""
 
 
 def space(n_reward=9, n_cost=9):
@@ -37,6 +41,7 @@ def declaration(
     unit=1.0,
     rules=PAPER,
     shares=None,
+    monitors=UNWATCHED,
     **scales,
 ):
     """The toy deployment; `unit` re-states every cost in other units."""
@@ -64,6 +69,7 @@ def declaration(
         settings=settings or Settings(),
         rules=rules,
         shares=shares,
+        monitors=monitors,
     )
 
 
