@@ -1,7 +1,7 @@
 """A run as its directory tells it: ledger, evaluations, logged episodes; read once, then frozen."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ from safehold.core.errors import DataError, UsageError
 from safehold.core.target import Target
 from safehold.data.layouts import read_any
 from safehold.deploy.declaration import Declaration
-from safehold.deploy.replay import State, replay
-from safehold.ledger.events import Evaluated, Event, Started
+from safehold.deploy.replay import State
+from safehold.ledger.events import Asked, Evaluated, Event, Resumed, Started
 from safehold.ledger.run import RunDirectory
+from safehold.ledger.store import Record
 
 EVALUATIONS = "evaluations.json"
 """Beside the ledger: returns of targets that were run outside the certified loop."""
+
+MOMENTS = 5
+"""Asks before which the whole state is kept, for pictures of how it grew."""
 
 _LEDGERS = (".", "deployment")
 _EPISODES = "episodes.hdf5"
@@ -50,13 +54,18 @@ class LoggedReturns:
 class RunView:
     """Everything a report says is a function of this.
 
-    `state` is None, and `events` empty, for a directory without a deployment.
+    `state` is None, and `events` empty, for a directory without a deployment. `before` holds, by trial, the state just
+    before a few of the asks. `written` are the wall times of the events (ISO 8601, not covered by the hash chain);
+    `head` is the hash of the last event.
     """
 
     name: str
     directory: Path
     events: tuple[Event, ...]
     state: State | None
+    before: Mapping[str, State]
+    written: tuple[str, ...]
+    head: str
     task: str
     evaluations: tuple[Evaluation, ...]
     logged: LoggedReturns | None
@@ -94,8 +103,9 @@ def read_run(directory: Path, *, episodes: Path | None = None) -> RunView:
     record = _read_evaluations(directory / EVALUATIONS)
     if ledger is None and record is None:
         raise UsageError(f"{directory} holds neither a deployment (ledger.sqlite) nor {EVALUATIONS}; nothing to report")
-    events = () if ledger is None else tuple(ledger.events())
-    state = _state(events)
+    records = () if ledger is None else _records(ledger)
+    events = tuple(record.event for record in records)
+    state, before = _states(events)
     logged = _logged(directory, episodes)
     from_file = () if record is None else tuple(_evaluation(entry, directory) for entry in record["targets"])
     task = (record or {}).get("task") or (logged.env_id if logged is not None else "") or _provided_task(events)
@@ -104,6 +114,9 @@ def read_run(directory: Path, *, episodes: Path | None = None) -> RunView:
         directory=directory,
         events=events,
         state=state,
+        before=before,
+        written=tuple(record.wall_time for record in records),
+        head=records[-1].hash if records else "",
         task=str(task),
         evaluations=(*from_file, *_evaluated(events, state)),
         logged=logged,
@@ -115,14 +128,48 @@ def deployment_in(directory: Path) -> RunDirectory | None:
     return next((run for name in _LEDGERS if (run := RunDirectory(directory / name)).started), None)
 
 
-def _state(events: tuple[Event, ...]) -> State | None:
-    """The deployment's state after all its events."""
+def _records(run: RunDirectory) -> tuple[Record, ...]:
+    """Every record of the ledger but its genesis row; nothing is locked or written."""
+    with run.open(read_only=True) as ledger:
+        return tuple(ledger.read(after=0))
+
+
+def _states(events: tuple[Event, ...]) -> tuple[State | None, Mapping[str, State]]:
+    """The deployment's state after all its events, and that before each of `shown_asks`."""
     if not events:
-        return None
+        return None, {}
     first = events[0]
     if not isinstance(first, Started):
         raise DataError("the ledger does not begin with a started deployment; this report reads deployments")
-    return replay(Declaration.from_json(first.declaration), events[1:])
+    state = State.start(Declaration.from_json(first.declaration))
+    shown, before = shown_asks(events), {}
+    for event in events[1:]:
+        if isinstance(event, Asked) and event.trial in shown:
+            before[event.trial] = state
+        state = state.apply(event)
+    return state, before
+
+
+def shown_asks(events: Sequence[Event], most: int = MOMENTS) -> frozenset[str]:
+    """Trials whose asks are shown: the first of each epoch, then others evenly spread, at most `most`.
+
+    Of more epochs than that, the last ones.
+    """
+    trials: list[str] = []
+    firsts: list[int] = []
+    fresh = True
+    for event in events:
+        if isinstance(event, Asked):
+            if fresh:
+                firsts.append(len(trials))
+            trials.append(event.trial)
+            fresh = False
+        fresh = fresh or isinstance(event, Resumed)
+    chosen = set(firsts[-most:])
+    for place in np.linspace(0, len(trials) - 1, most).round().astype(int) if trials else ():
+        if len(chosen) < most:
+            chosen.add(int(place))
+    return frozenset(trials[place] for place in chosen)
 
 
 def _provided_task(events: tuple[Event, ...]) -> str:

@@ -1,7 +1,6 @@
 """A run on one page: verdict, deployments, dial, safe set, calibration, certificate, and how to check all of it."""
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,12 +9,20 @@ from safehold.core.certificate import TrialState
 from safehold.core.constraint import Limit
 from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
 from safehold.core.intervals import mean_interval, proportion_upper
-from safehold.core.target import Target
 from safehold.deploy.replay import State
 from safehold.deploy.status import Recommendation, recommend
-from safehold.ledger.events import Asked, Bound, Held, unpack_mask
-from safehold.report import tables
-from safehold.report.figures import asked_obtained, bounds, calibration, certificate, data_plane, safe_set, timeline
+from safehold.ledger.events import Bound, Held
+from safehold.report import tables, views
+from safehold.report.figures import (
+    asked_obtained,
+    bounds,
+    calibration,
+    certificate,
+    data_plane,
+    path,
+    safe_set,
+    timeline,
+)
 from safehold.report.figures.palette import MARKS
 from safehold.report.page import Picture, Section, Table, Verdict, page
 from safehold.report.premises import premises
@@ -281,34 +288,29 @@ def _data(run: RunView) -> list[Section]:
 
 
 def _growth(run: RunView) -> list[Section]:
-    """The certified set over the plane of targets."""
+    """The certified set over the plane of targets, and the path through it."""
     if run.state is None:
         return []
-    state, space = run.state, run.state.declaration.space
-    asked = list(state.asked.values())
-    moments = [
-        safe_set.moment(
-            space, ask.number, unpack_mask(ask.safe_mask, len(space)), _targets_of(asked[:place]), ask.target
-        )
-        for place, ask in enumerate(asked)
-    ]
+    state = run.state
     best = recommendation(state)
-    view = safe_set.info(
-        space,
-        moments,
-        seeds=state.declaration.seed_targets,
-        supported=state.declaration.prior.support,
-        final=None if best is None else best.target,
+    final = None if best is None else best.target
+    growing = views.growth(state, [(state.asked[trial], at) for trial, at in run.before.items()], final)
+    pictures = (
+        Picture(
+            "safeset",
+            safe_set.draw(growing),
+            "Light blue: targets that might be deployed at that moment, with their number; darker where one more "
+            "measurement might certify others. Hatched: no logged episodes near, never to be certified. Staircase: of "
+            "each target cost, the certified target of which most reward is expected.",
+        ),
+        Picture(
+            "path",
+            path.draw(views.chosen_path(state, growing)),
+            "Where the asks went, over what is certified now. Numbers are those of the asks; where there is no room, "
+            "the table has them.",
+        ),
     )
-    caption = (
-        "Blue: targets that might be deployed at that moment. White: not certified. Hatched: no logged episodes near, "
-        "never to be certified."
-    )
-    return [Section(title="How the certified set grew", pictures=(Picture("safeset", safe_set.draw(view), caption),))]
-
-
-def _targets_of(asked: Sequence[Asked]) -> tuple[Target, ...]:
-    return tuple(ask.target for ask in asked)
+    return [Section(title="How the certified set grew", pictures=pictures)]
 
 
 def _belief(run: RunView) -> list[Section]:

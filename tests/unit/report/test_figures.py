@@ -15,6 +15,7 @@ from safehold.report.figures import (
     certificate,
     data_plane,
     palette,
+    path,
     safe_set,
     timeline,
 )
@@ -82,50 +83,133 @@ def test_asked_obtained_draws_nothing_without_answers():
 
 def test_the_mask_of_candidates_lies_on_the_plane_in_c_order():
     mask = np.array([True, False, False, False, False, True])
-    shown = safe_set.moment(SPACE, 3, mask, [(0.0, 0.0)], (10.0, 2.0))
+    shown = safe_set.moment(SPACE, "before ask 3", mask, deployed={(0.0, 0.0): "paid"}, asked=(10.0, 2.0))
     assert shown.certified.tolist() == [[True, False, False], [False, False, True]]
+    assert shown.n_certified == 2
 
 
-def test_a_third_axis_is_folded_by_any():
+def test_a_third_axis_is_folded_so_that_nothing_looks_worse_than_its_best():
     space = TargetSpace({"reward": (0.0,), "a": (0.0, 1.0), "b": (0.0, 1.0)})
-    shown = safe_set.moment(space, 0, np.array([False, True, False, False]), [], None)
+    shown = safe_set.moment(
+        space, "now", np.array([False, True, False, False]), revoked=np.array([True, False, True, True])
+    )
     assert shown.certified.tolist() == [[True, False]]
+    assert shown.revoked.tolist() == [[False, True]]
+
+
+def test_the_frontier_is_the_certified_target_of_highest_expected_reward_at_each_cost():
+    certified = np.array([True, True, False, True, True, False])
+    by_target = safe_set.moment(SPACE, "now", certified).frontier
+    by_belief = safe_set.moment(SPACE, "now", certified, reward=np.array([5.0, 0.0, 9.0, 4.0, 1.0, 9.0])).frontier
+    np.testing.assert_array_equal(by_target, [10.0, 10.0, np.nan])
+    np.testing.assert_array_equal(by_belief, [0.0, 10.0, np.nan])
+
+
+def test_only_certified_targets_are_expanders():
+    shown = safe_set.moment(SPACE, "now", np.arange(6) < 2, expanders=np.ones(6, dtype=np.bool_))
+    assert shown.expanders.sum() == 2
 
 
 def test_a_mask_of_another_size_is_refused():
     with pytest.raises(DataError, match="6 candidates"):
-        safe_set.moment(SPACE, 0, np.ones(5, dtype=np.bool_), [], None)
+        safe_set.moment(SPACE, "now", np.ones(5, dtype=np.bool_), reward=np.ones(5))
 
 
-def test_moments_are_thinned_but_first_and_last_stay():
-    moments = [safe_set.moment(SPACE, n, np.arange(6) <= n % 6, [], None) for n in range(20)]
-    view = safe_set.info(SPACE, moments, most=4)
-    assert [m.number for m in view.moments] == [0, 6, 13, 19]
-    assert view.certified_counts() == (1, 1, 2, 2)
+def test_a_target_shows_the_costliest_grounds_it_was_handed_out_on():
+    a, b = (0.0, 0.0), (10.0, 0.0)
+    asks = [(a, "premise"), (b, "paid"), (a, "bound"), (b, "bound")]
+    assert safe_set.grounds_of(asks) == {a: "bound", b: "paid"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 4])
 def test_safe_set_draws_any_number_of_moments(count):
     supported = np.array([True, True, True, True, True, False])
-    moments = [safe_set.moment(SPACE, n, np.arange(6) < n, [(0.0, 0.0)], (10.0, 1.0)) for n in range(count)]
-    view = safe_set.info(SPACE, moments, seeds=[(0.0, 0.0)], supported=supported, final=(10.0, 0.0))
+    moments = [
+        safe_set.moment(
+            SPACE,
+            f"before ask {n}",
+            np.arange(6) < n,
+            expanders=np.arange(6) < 1,
+            revoked=np.arange(6) == 4,
+            deployed={(0.0, 0.0): "premise"},
+            asked=(10.0, 1.0),
+        )
+        for n in range(count)
+    ]
+    view = safe_set.info(SPACE, moments, seeds=np.arange(6) < 1, supported=supported, final=(10.0, 0.0))
     text = rendered(safe_set.draw(view))
     assert ("no ask yet" in text) == (count == 0)
+    assert view.certified_counts() == tuple(range(count))
     assert not view.unsupported[0].any()
     assert view.unsupported[1].tolist() == [False, False, True]
 
 
 def test_a_dial_with_one_axis_is_drawn():
     space = TargetSpace({"epsilon": (0.1, 0.2, 0.4)})
-    view = safe_set.info(space, [safe_set.moment(space, 0, np.array([True, False, True]), [(0.1,)], (0.4,))])
+    mask = np.array([True, False, True])
+    shown = safe_set.moment(space, "now", mask, deployed={(0.1,): "bound"}, asked=(0.4,))
+    np.testing.assert_array_equal(shown.frontier, [0.4])
+    view = safe_set.info(space, [shown], seeds=mask)
     assert "target epsilon" in rendered(safe_set.draw(view))
+    assert "target epsilon" in rendered(path.draw(path.info(view, [(0, (0.1,), "bound"), (1, (0.4,), "paid")])))
 
 
 def test_a_big_grid_stays_a_small_drawing():
     space = TargetSpace({"reward": tuple(map(float, range(200))), "cost": tuple(map(float, range(200)))})
     mask = (space.points.sum(axis=1) % 40 < 30).astype(np.bool_)
-    view = safe_set.info(space, [safe_set.moment(space, 0, mask, [], None)])
+    view = safe_set.info(space, [safe_set.moment(space, "now", mask)])
     assert len(rendered(safe_set.draw(view))) < 300_000
+
+
+# path
+
+
+def now(space: TargetSpace) -> safe_set.SafeSet:
+    return safe_set.info(space, [safe_set.moment(space, "now", np.ones(len(space), dtype=np.bool_))])
+
+
+def test_a_path_visits_its_targets_in_the_order_of_the_asks():
+    a, b = (0.0, 0.0), (10.0, 2.0)
+    view = path.info(
+        now(SPACE), [(0, a, "premise"), (1, b, "paid"), (2, a, "premise"), (3, a, "bound")], frozenset({b})
+    )
+    assert view.order == (0, 1, 0, 0)
+    assert [(stop.target, stop.numbers, stop.grounds, stop.revoked) for stop in view.stops] == [
+        (a, (0, 2, 3), "bound", False),
+        (b, (1,), "paid", True),
+    ]
+    text = rendered(path.draw(view))
+    assert "0, 2, 3" in text
+    assert "deployed, revoked now" in text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [
+        ((3,), "3"),
+        ((3, 4), "3, 4"),
+        ((3, 4, 5, 9), "3-5, 9"),
+        ((0, 2, 4, 6, 8), "0, 2, 4, 6 …"),
+    ],
+)
+def test_runs_of_asks_are_joined(numbers, words):
+    assert path.runs_of(numbers) == words
+
+
+def test_numbers_on_a_crowded_plane_never_cover_each_other():
+    space = TargetSpace({"reward": tuple(map(float, range(30))), "cost": tuple(map(float, range(30)))})
+    rng = np.random.default_rng(0)
+    asks = [(n, space.target(int(i)), "paid") for n, i in enumerate(rng.choice(900, 200, replace=False))]
+    figure = path.draw(path.info(now(space), asks))
+    (ax,) = figure.axes
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert 10 < len(boxes) <= 60
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    assert {"0", "199"} <= {text.get_text() for text in ax.texts}
+
+
+def test_a_path_of_nothing_says_so():
+    assert "no ask yet" in rendered(path.draw(path.info(now(SPACE), [])))
 
 
 # timeline

@@ -11,9 +11,10 @@ from safehold.core.measurement import Measurement
 from safehold.deploy.choose import NORMAL_EPISODES, PREMISES, SEED_PREMISES
 from safehold.deploy.declaration import RULES
 from safehold.deploy.optimizer import Deployment
-from safehold.report import tables
+from safehold.ledger.events import Asked, Resumed
+from safehold.report import tables, views
 from safehold.report.premises import EXPLAINED, premises
-from safehold.report.run import read_run
+from safehold.report.run import read_run, shown_asks
 from safehold.report.run_page import certificate_info, run_page, verdict
 from safehold.report.words import over_limit, percent, target_text
 
@@ -74,6 +75,38 @@ def test_the_page_has_every_section_and_fetches_nothing(whole):
     assert len(text) < 500_000
     assert f"safehold deploy verify {whole}" in text
     assert text == run_page(read_run(whole))
+
+
+def test_states_before_a_few_asks_are_kept_first_and_last_among_them(whole):
+    run = read_run(whole)
+    assert [run.state.asked[trial].number for trial in run.before] == [0, 1, 2, 3, 4]
+    assert [state.n_told for state in run.before.values()] == [0, 1, 2, 3, 4]
+    assert len(run.head) == 64
+    assert len(run.written) == len(run.events)
+
+
+def test_of_many_asks_each_epoch_shows_its_first():
+    asked = [Asked.__new__(Asked) for _ in range(9)]
+    for number, ask in enumerate(asked):
+        object.__setattr__(ask, "trial", f"t{number}")
+    events = [*asked[:6], Resumed(by="a", reason="b"), *asked[6:]]
+    assert shown_asks(events, 3) == {"t0", "t6", "t4"}
+    assert shown_asks(asked, 3) == {"t0", "t4", "t8"}
+    assert shown_asks([], 3) == frozenset()
+
+
+def test_the_menu_grows_as_the_ledger_says(whole):
+    run = read_run(whole)
+    grown = views.growth(run.state, [(run.state.asked[t], at) for t, at in run.before.items()], None)
+    counts = [ask.safe_count for ask in run.state.asked.values()]
+    assert list(grown.certified_counts()) == [*counts, int(run.state.verdict().safe.sum())]
+    assert grown.moments[0].deployed == {}
+    assert grown.moments[1].deployed == {run.state.asked["trial-0000"].target: "premise"}
+    assert grown.seeds.sum() == 2
+    assert views.chosen_path(run.state, grown).order == tuple(
+        list(dict.fromkeys(a.target for a in run.state.asked.values())).index(a.target)
+        for a in run.state.asked.values()
+    )
 
 
 def test_one_mean_over_the_limit_makes_the_run_unsafe(tmp_path):

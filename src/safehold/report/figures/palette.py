@@ -25,7 +25,9 @@ REWARD = "#7a5195"
 DATA = "#66727f"
 INK = "#1f2933"
 FAINT = "#d5dae0"
-CERTIFIED = "#a6d3ee"
+CERTIFIED = "#cde6f5"
+EXPANDER = "#8fc3e6"
+REVOKED = "#f3c3a8"
 OVER_LIMIT = "#fbe3d6"
 
 MARKS = {
@@ -34,6 +36,10 @@ MARKS = {
     "deployed": ("o", OURS),
     "explore": ("o", OURS),
     "maximise": ("^", OURS),
+    "paid": ("o", OURS),
+    "premise": ("s", SEED),
+    "bound": ("o", OURS),
+    "revoked": ("X", NAIVE),
     "final": ("*", TUNED),
     "naive": ("X", NAIVE),
     "bc_safe": ("D", REWARD),
@@ -47,6 +53,10 @@ NAMES = {
     "deployed": "deployed target",
     "explore": "deployed to learn",
     "maximise": "deployed for reward",
+    "paid": "deployed, paid from delta",
+    "premise": "deployed as seed target",
+    "bound": "deployed, certified by bounds",
+    "revoked": "deployed, revoked now",
     "final": "tuned target",
     "naive": "naive target",
     "bc_safe": "cloned from safe episodes",
