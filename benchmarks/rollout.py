@@ -23,7 +23,7 @@ from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.envs import registry
 from safehold.learn.offline.cdt import PRESETS, CDTLearner
-from safehold.learn.offline.cdt_network import Scales
+from safehold.learn.offline.scales import Scales
 from safehold.rollout.episodes import BLOCK, rollout
 from safehold.testing.env_contract import RandomPolicy
 from safehold.workflows.collect import collect
@@ -56,7 +56,7 @@ def acting(env: str, path: Path | None, cores: int) -> Policy:
     if path is None:
         dataset = collect(env, seed=0, episodes=200, workers=cores)
         config = PRESETS["small"]
-        family: object = CDTLearner(dataset.spec, Scales.fit(dataset, config), config, seed=0).policy()
+        family: object = CDTLearner(dataset.spec, Scales.fit(dataset, config.to_go_features), config, seed=0).policy()
     else:
         family = load(path)
     if not isinstance(family, PolicyFamily):

@@ -20,6 +20,8 @@ from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
 from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy
+from safehold.learn.offline.dial import windows
+from safehold.learn.offline.scales import Scales
 
 OfflineConfig = bc.BCConfig | cdt_network.CDTConfig
 """The configurations of the offline methods."""
@@ -170,8 +172,8 @@ def _build_bc(dataset: OfflineDataset, config: bc.BCConfig, seed: int) -> tuple[
 def _build_cdt(
     dataset: OfflineDataset, config: cdt_network.CDTConfig, seed: int
 ) -> tuple[Learner[Any, Any], Sampler[Any]]:
-    learner = cdt.CDTLearner(dataset.spec, cdt_network.Scales.fit(dataset, config), config, seed)
-    return learner, cdt.sampler(dataset, config)
+    learner = cdt.CDTLearner(dataset.spec, Scales.fit(dataset, config.to_go_features), config, seed)
+    return learner, windows(dataset, config, config.context)
 
 
 METHODS: Mapping[str, _Method] = {

@@ -23,11 +23,12 @@ from safehold.learn.offline.cdt import (
     CDTLearner,
     action_losses,
     cost_cross_entropy,
-    sampler,
     squared_error,
 )
-from safehold.learn.offline.cdt_network import CDTConfig, Inputs, Scales, ToGoEncoder
+from safehold.learn.offline.cdt_network import CDTConfig, Inputs
 from safehold.learn.offline.cdt_policy import CDTPolicyFamily
+from safehold.learn.offline.dial import windows
+from safehold.learn.offline.scales import Scales, ToGoEncoder
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.testing.learner_contract import LearnerContract, assert_equal_states
 
@@ -77,11 +78,11 @@ def two_costs() -> OfflineDataset:
 
 def learner(config: CDTConfig = TINY, seed: int = 0) -> CDTLearner:
     data = two_costs()
-    return CDTLearner(data.spec, Scales.fit(data, config), config, seed)
+    return CDTLearner(data.spec, Scales.fit(data, config.to_go_features), config, seed)
 
 
 def batch(config: CDTConfig = TINY, seed: int = 0) -> SequenceBatch:
-    return sampler(two_costs(), config).sample(np.random.default_rng(seed))
+    return windows(two_costs(), config, config.context).sample(np.random.default_rng(seed))
 
 
 class TestContract(LearnerContract):
@@ -94,7 +95,7 @@ class TestContract(LearnerContract):
         return learner(TINY, seed)
 
     def sampler(self) -> SequenceSampler:
-        return sampler(two_costs(), TINY)
+        return windows(two_costs(), TINY, TINY.context)
 
     def policy(self, learnt: CDTPolicyFamily) -> Policy:
         return learnt.at((3.0, 2.0, 10.0))
@@ -257,7 +258,7 @@ def plain_action(
 def test_acting_quickly_equals_the_plain_forward_pass(layers: int, context: int) -> None:
     config = TINY.model_copy(update={"layers": layers, "context": context})
     made = learner(config)
-    fit(OfflineRun(made, sampler(two_costs(), config), np.random.default_rng(0)), steps=20)
+    fit(OfflineRun(made, windows(two_costs(), config, config.context), np.random.default_rng(0)), steps=20)
     family, target, rng = made.policy(), (4.0, 3.0, 20.0), np.random.default_rng(1)
     actor = family.at(target).start(10, rng)
     history: list[dict[str, np.ndarray]] = []
@@ -274,10 +275,10 @@ def test_acting_quickly_equals_the_plain_forward_pass(layers: int, context: int)
 def test_overfits_five_episodes(logged: Callable[[int], OfflineDataset]) -> None:
     data = logged(5)
     config = TINY.model_copy(update={"width": 32, "head": "deterministic", "steps": 500, "cost_loss_weight": 0.0})
-    made = CDTLearner(data.spec, Scales.fit(data, config), config, 0)
+    made = CDTLearner(data.spec, Scales.fit(data, config.to_go_features), config, 0)
     errors: list[float] = []
     fit(
-        OfflineRun(made, sampler(data, config), np.random.default_rng(0)),
+        OfflineRun(made, windows(data, config, config.context), np.random.default_rng(0)),
         steps=500,
         hooks=[lambda progress: errors.append(progress.metrics["action_error"])],
     )
@@ -287,8 +288,8 @@ def test_overfits_five_episodes(logged: Callable[[int], OfflineDataset]) -> None
 def test_the_policy_obeys_both_dials(logged: Callable[[int], OfflineDataset], drive: object) -> None:
     data = logged(200)
     config = PRESETS["small"].model_copy(update={"width": 32, "layers": 1, "steps": 600, "batch_size": 64})
-    made = CDTLearner(data.spec, Scales.fit(data, config), config, 0)
-    fit(OfflineRun(made, sampler(data, config), np.random.default_rng(0)), steps=config.steps)
+    made = CDTLearner(data.spec, Scales.fit(data, config.to_go_features), config, 0)
+    fit(OfflineRun(made, windows(data, config, config.context), np.random.default_rng(0)), steps=config.steps)
     family = made.policy()
     asked = np.column_stack([data.reward_returns, data.cost_returns])[:30]
     obtained = []
@@ -303,9 +304,11 @@ def test_the_policy_obeys_both_dials(logged: Callable[[int], OfflineDataset], dr
 
 def test_interrupted_and_resumed_from_disk_equals_uninterrupted(tmp_path: Path) -> None:
     config = TINY.model_copy(update={"dropout": 0.2})
-    unbroken = OfflineRun(learner(config), sampler(two_costs(), config), np.random.default_rng(0))
-    broken = OfflineRun(learner(config), sampler(two_costs(), config), np.random.default_rng(0))
-    resumed = OfflineRun(learner(config, seed=5), sampler(two_costs(), config), np.random.default_rng(5))
+    unbroken = OfflineRun(learner(config), windows(two_costs(), config, config.context), np.random.default_rng(0))
+    broken = OfflineRun(learner(config), windows(two_costs(), config, config.context), np.random.default_rng(0))
+    resumed = OfflineRun(
+        learner(config, seed=5), windows(two_costs(), config, config.context), np.random.default_rng(5)
+    )
     fit(unbroken, steps=12)
     fit(broken, steps=7)
     state = broken.state()
@@ -405,7 +408,7 @@ def test_discrete_actions_are_refused() -> None:
     data = two_costs()
     spec = replace(data.spec, action=Discrete(3))
     with pytest.raises(UsageError, match="continuous actions"):
-        CDTLearner(spec, Scales.fit(data, TINY), TINY, 0)
+        CDTLearner(spec, Scales.fit(data, TINY.to_go_features), TINY, 0)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "low_cost", "even"])

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from safehold.core.errors import DataError, ModelError
 from safehold.core.spec import TaskSpec
-from safehold.data.batches import SequenceBatch, SequenceSampler, even_weights, low_cost_weights
-from safehold.data.dataset import OfflineDataset
+from safehold.data.batches import SequenceBatch
 from safehold.learn.checkpoint import module_tensors, restore_module, take
 from safehold.learn.learner import Metrics, State
 from safehold.learn.offline.cdt_network import (
@@ -25,11 +24,10 @@ from safehold.learn.offline.cdt_network import (
     CDTNetwork,
     Inputs,
     Predictions,
-    Scales,
-    box_of,
-    middle_and_half,
 )
-from safehold.learn.offline.cdt_policy import KIND, CDTPolicyFamily, identity
+from safehold.learn.offline.cdt_policy import KIND, CDTPolicyFamily
+from safehold.learn.offline.dial import identity
+from safehold.learn.offline.scales import Scales, box_of, middle_and_half
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.randomness import OwnGenerator
@@ -163,12 +161,10 @@ class CDTLearner:
     def _inputs(self, batch: SequenceBatch) -> Inputs:
         scales = self._scales
         middle, half = middle_and_half(self._box)
+        reward, *costs = scales.to_go(batch.reward_to_go, batch.cost_to_go, batch.steps)
         return Inputs(
-            to_tensor(scales.reward_to_go.encode(batch.reward_to_go, batch.steps)),
-            tuple(
-                to_tensor(encoder.encode(batch.cost_to_go[:, :, i], batch.steps))
-                for i, encoder in enumerate(scales.cost_to_go)
-            ),
+            to_tensor(reward),
+            tuple(to_tensor(values) for values in costs),
             to_tensor(scales.observations.apply(batch.observations)),
             to_tensor((batch.actions - middle) / half),
             to_tensor(batch.steps),
@@ -232,14 +228,3 @@ def _untrained_heads(config: CDTConfig) -> tuple[str, ...]:
         "next_observation.": config.observation_loss_weight == 0.0,
     }
     return tuple(name for name, unused in unreached.items() if unused)
-
-
-def sampler(dataset: OfflineDataset, config: CDTConfig) -> SequenceSampler:
-    """The windows that the configuration asks for."""
-    weights = None
-    if config.sampling == "low_cost":
-        weights = low_cost_weights(dataset.cost_returns, config.sampling_floor)
-    elif config.sampling == "even":
-        returns = np.column_stack([dataset.reward_returns, dataset.cost_returns])
-        weights = even_weights(returns, config.sampling_bins)
-    return SequenceSampler(dataset, config.batch_size, config.context, weights)

@@ -1,0 +1,189 @@
+"""Policy families with a dial for reward and one for each named cost: what methods conditioned on returns learn.
+
+To-go values start at the target and fall by what was obtained, in environment units.   [CDT, arXiv 2302.07351]
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from pydantic import Field, PositiveInt, model_validator
+from torch import nn
+
+from safehold.core.config import Config
+from safehold.core.errors import DataError, UsageError
+from safehold.core.policy import Actor
+from safehold.core.spec import TaskSpec
+from safehold.core.target import Target
+from safehold.data.batches import SequenceSampler, even_weights, low_cost_weights
+from safehold.data.dataset import OfflineDataset
+from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint
+from safehold.learn.offline.scales import Feature, Scales
+from safehold.nn.randomness import OwnGenerator
+
+
+class DialConfig(Config):
+    """What all such methods are told: how targets enter the network, and which windows of the log are drawn."""
+
+    to_go_features: tuple[Feature, ...] = ("value",)
+    """How a to-go value enters the network; [CDT] knows "value" alone."""
+    sampling: Literal["uniform", "low_cost", "even"] = "low_cost"
+    """How episodes are drawn: "uniform" all alike; "low_cost" the cheaper the likelier, as OSRL does; "even" so that
+    all regions of the reward-cost plane that the data fills are seen alike."""
+    sampling_floor: float = Field(default=0.05, gt=0.0, le=1.0)
+    """For "low_cost": the weight of the costliest episode, as a share of that of a free one."""
+    sampling_bins: PositiveInt = 10
+    """For "even": parts that the range of each return is cut into."""
+    batch_size: PositiveInt = 2048
+    """Windows in a batch."""
+    steps: PositiveInt = 100_000
+    """Gradient steps."""
+
+    @model_validator(mode="after")
+    def _features_differ(self) -> "DialConfig":
+        if not self.to_go_features or len(set(self.to_go_features)) != len(self.to_go_features):
+            raise ValueError("to_go_features must name at least one feature, each once")
+        return self
+
+
+def windows(dataset: OfflineDataset, config: DialConfig, context: int) -> SequenceSampler:
+    """The windows of `context` steps that a configuration asks for."""
+    weights = None
+    if config.sampling == "low_cost":
+        weights = low_cost_weights(dataset.cost_returns, config.sampling_floor)
+    elif config.sampling == "even":
+        returns = np.column_stack([dataset.reward_returns, dataset.cost_returns])
+        weights = even_weights(returns, config.sampling_bins)
+    return SequenceSampler(dataset, config.batch_size, context, weights)
+
+
+ConfigOf = TypeVar("ConfigOf", bound=DialConfig)
+NetworkOf = TypeVar("NetworkOf", bound=nn.Module)
+FamilyOf = TypeVar("FamilyOf", bound="DialFamily[Any, Any]")
+
+
+class DialFamily(ABC, Generic[ConfigOf, NetworkOf]):
+    """Policies that aim at a target: the reward return, then each named cost's return, in environment units."""
+
+    kind: ClassVar[str]
+    """What its checkpoints call themselves."""
+    config_type: ClassVar[type[DialConfig]]
+
+    def __init__(self, spec: TaskSpec, config: ConfigOf, scales: Scales, network: NetworkOf) -> None:
+        self.spec = spec
+        self.config = config
+        self.scales = scales
+        self.network = network.eval().requires_grad_(requires_grad=False)
+
+    @classmethod
+    @abstractmethod
+    def build(cls, spec: TaskSpec, config: ConfigOf) -> NetworkOf:
+        """A network with fresh weights, drawn from torch's default generator."""
+
+    @abstractmethod
+    def start(self, target: Target, n: int) -> Actor:
+        """An actor for n fresh episodes that aims at the target."""
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """("reward", *cost names)."""
+        return ("reward", *self.spec.cost_names)
+
+    def at(self, target: Target) -> "DialPolicy":
+        """The policy that aims at this target.
+
+        Raises:
+            UsageError: if the target has another length, is not finite, or asks for a negative cost.
+        """
+        if len(target) != len(self.target_names) or not np.isfinite(target).all() or min(target[1:]) < 0.0:
+            raise UsageError(f"target {target}: expected finite {self.target_names}, costs >= 0, in environment units")
+        return DialPolicy(self, tuple(float(value) for value in target))
+
+    def save(self, directory: Path, provenance: Mapping[str, Any]) -> str:
+        """Writes the family as a checkpoint and returns its digest; `provenance` says where it came from."""
+        return save_checkpoint(
+            directory,
+            kind=self.kind,
+            tensors=module_tensors(self.network, "model"),
+            meta={**identity(self.spec, self.config, self.scales), "provenance": dict(provenance)},
+        )
+
+    @classmethod
+    def load(cls: type[FamilyOf], directory: Path, *, expected_digest: str | None = None) -> FamilyOf:
+        """The family that `save` wrote.
+
+        Raises:
+            IntegrityError: if bytes changed, or the checkpoint is not the pinned one.
+            DataError: if it is of another method, or does not fit together.
+        """
+        checkpoint = load_checkpoint(directory, expected_digest=expected_digest)
+        if checkpoint.kind != cls.kind:
+            raise DataError(f"{directory}: expected a checkpoint of kind {cls.kind!r}, this is {checkpoint.kind!r}")
+        try:
+            spec = TaskSpec.of_json(checkpoint.meta["spec"])
+            config = cls.config_type.model_validate(checkpoint.meta["config"])
+            scales = Scales.of_json(checkpoint.meta["scales"], spec, config.to_go_features)
+        except (KeyError, ValueError) as error:
+            raise DataError(f"{directory}: {error}") from error
+        with OwnGenerator(0).drawing():  # every weight is replaced below
+            network = cls.build(spec, config)
+        restore_module(network, checkpoint.tensors, "model")
+        return cls(spec, config, scales, network)
+
+
+@dataclass(frozen=True, slots=True)
+class DialPolicy:
+    """A family at one target; acts without noise."""
+
+    family: DialFamily[Any, Any]
+    target: Target
+
+    def start(self, n: int, rng: np.random.Generator) -> Actor:  # noqa: ARG002 - it draws nothing
+        """An actor for n fresh episodes."""
+        return self.family.start(self.target, n)
+
+
+class ToGo:
+    """What n episodes in lockstep still have to obtain, of reward and of each cost, to come out at the target."""
+
+    def __init__(self, spec: TaskSpec, scales: Scales, target: Target, n: int) -> None:
+        self._spec = spec
+        self._scales = scales
+        self._reward = np.full(n, target[0])
+        self._costs = np.tile(np.array(target[1:]), (n, 1))
+        self.step = 0
+
+    def features(self) -> list[Float32[np.ndarray, "n f"]]:
+        """Of the reward, then of each cost, in the network's units.
+
+        Raises:
+            UsageError: if the episode is longer than the task's horizon.
+        """
+        if self.step >= self._spec.horizon:
+            raise UsageError(
+                f"step {self.step} of an episode of {self._spec.env_id}, whose horizon is {self._spec.horizon}; the "
+                "policy was not trained beyond it"
+            )
+        steps = np.full(len(self._reward), self.step)
+        return self._scales.to_go(self._reward, self._costs, steps)
+
+    def take_off(self, rewards: Float[np.ndarray, "n"], costs: Float[np.ndarray, "n k"]) -> None:
+        """One step's reward and costs were obtained."""
+        self._reward = self._reward - rewards
+        self._costs = self._costs - costs
+        self.step += 1
+
+
+def identity(spec: TaskSpec, config: DialConfig, scales: Scales) -> dict[str, Any]:
+    """What makes weights mean something: the task, the configuration, the scales."""
+    return {"spec": spec.to_json(), "config": config.to_json(), "scales": scales.to_json()}
+
+
+def as_tensor(array: np.ndarray) -> torch.Tensor:
+    """A float32 tensor that shares memory where it can."""
+    return torch.from_numpy(array.astype(np.float32, copy=False))
