@@ -1,6 +1,6 @@
 """Whole deployments on worlds drawn from the declared prior: what would have happened, and how often it went wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,12 +18,21 @@ from safehold.deploy.status import recommend
 
 _DRAWS = 1000
 
+Noise = Callable[[float, int, np.random.Generator], Float[np.ndarray, "_"]]
+"""How the costs of some episodes (how many) scatter around their expectation, given their standard deviation."""
+
+
+def gaussian(sd: float, episodes: int, rng: np.random.Generator) -> Float[np.ndarray, "_"]:
+    """Independent normal episodes."""
+    return sd * rng.standard_normal(episodes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
     """A truth: expected reward and limited statistics of every candidate, and how single episodes scatter.
 
     `kappas`: of limits on mean + kappa sd; the mean of an episode's cost is that much lower than the statistic.
+    `noise`: the law of an episode's costs; rewards are always normal.
     """
 
     reward: Float[np.ndarray, "m"]
@@ -31,18 +40,19 @@ class World:
     reward_episode_sd: float | Float[np.ndarray, "m"]
     cost_episode_sds: Mapping[str, float | Float[np.ndarray, "m"]]
     kappas: Mapping[str, float] = field(default_factory=dict)
+    noise: Noise = gaussian
 
     def safe(self, declaration: Declaration) -> np.ndarray:
         """Candidates whose expected costs are at or under every limit."""
         return np.all([self.costs[limit.name] <= limit.value for limit in declaration.limits], axis=0)
 
     def measure(self, index: int, episodes: int, caps: Mapping[str, float], rng: np.random.Generator) -> Measurement:
-        """Gaussian episodes of one candidate; a cost outside [0, cap] is moved to the nearest possible one."""
+        """Episodes of one candidate; a cost outside [0, cap] is moved to the nearest possible one."""
         costs = {}
         for name, truth in self.costs.items():
             sd = _at(self.cost_episode_sds[name], index)
             mean = float(truth[index]) - self.kappas.get(name, 0.0) * sd
-            costs[name] = np.clip(mean + sd * rng.standard_normal(episodes), 0.0, caps[name])
+            costs[name] = np.clip(mean + self.noise(sd, episodes, rng), 0.0, caps[name])
         return Measurement(
             rewards=self.reward[index] + _at(self.reward_episode_sd, index) * rng.standard_normal(episodes),
             costs=costs,
@@ -55,22 +65,30 @@ class SimulatedRun:
     """One deployment on a known world.
 
     `unsafe` marks, ask by ask, whether the truth of the asked target is above a limit; `charges` is what each ask was
-    charged. `held` names the refusal the run ended with. `gap_closed`: share of the way from the best seed target's
-    reward to the best safe candidate's reward that the recommendation goes; None without a recommendation, or where
+    charged, `on_premise` whether the ask rested on the seed targets being safe and on no rule. `seeds_safe`: whether
+    they all were. `held` names the refusal the run ended with. `gap_closed`: share of the way from the best seed
+    target's reward to the best safe candidate's that the recommendation goes; None without a recommendation, or where
     no candidate beats the seeds.
     """
 
     asked: tuple[int, ...]
     unsafe: tuple[bool, ...]
     charges: tuple[float, ...]
+    on_premise: tuple[bool, ...]
+    seeds_safe: bool
     held: str
     recommended: int | None
     gap_closed: float | None
 
     @property
     def violating(self) -> bool:
-        """Whether any deployed target was unsafe: the event that delta bounds."""
+        """Whether any deployed target was unsafe: the event that delta bounds, if the seed targets are safe."""
         return any(self.unsafe)
+
+    @property
+    def rules_violating(self) -> bool:
+        """Whether any target that the rules certified was unsafe: the event that delta bounds, whatever the seeds."""
+        return any(unsafe and not premise for unsafe, premise in zip(self.unsafe, self.on_premise, strict=True))
 
     @property
     def charged_unsafe(self) -> int:
@@ -106,8 +124,8 @@ class WorldSampler:
         self._reward_roots = _roots(prior.reward, points)
         self._cost_roots = {name: _roots(output, points) for name, output in prior.costs.items()}
 
-    def draw(self, rng: np.random.Generator) -> World:
-        """One world in which every seed target is safe and every limited statistic is a possible one.
+    def draw(self, rng: np.random.Generator, *, safe_seeds: bool = True) -> World:
+        """One world in which every limited statistic is a possible one and, if so said, every seed target is safe.
 
         Raises:
             UsageError: if such a world is too rare under the prior.
@@ -123,7 +141,7 @@ class WorldSampler:
                 cost_episode_sds={name: output.episode_sd for name, output in prior.costs.items()},
                 kappas={limit.name: limit.kappa for limit in declaration.limits},
             )
-            if possible and world.safe(declaration)[declaration.seed_indices].all():
+            if possible and (not safe_seeds or world.safe(declaration)[declaration.seed_indices].all()):
                 return world
         raise UsageError(
             f"none of {_DRAWS} worlds drawn from the prior has safe seed targets and costs within [0, cap]; "
@@ -132,15 +150,21 @@ class WorldSampler:
 
 
 def simulate(
-    declaration: Declaration, world: World, rng: np.random.Generator, start: State | None = None
+    declaration: Declaration,
+    world: World,
+    rng: np.random.Generator,
+    start: State | None = None,
+    *,
+    later: tuple[int, World] | None = None,
 ) -> SimulatedRun:
     """One whole deployment on a world, until it holds; as many trials are open at once as may be.
 
-    `start`: the declaration's first state, if it is at hand.
+    `start`: the declaration's first state, if it is at hand. `later`: from this ask on the world is that one, and so
+    is the one that the recommendation is judged by.
     """
     state = State.start(declaration) if start is None else start
     episodes = declaration.settings.episodes_per_ask
-    safe = world.safe(declaration)
+    change, after = (declaration.horizon, world) if later is None else later
     held = ""
     while not held:
         while not (held or state.pending_full):
@@ -148,17 +172,22 @@ def simulate(
             state = step.state
             held = "" if step.held is None else type(step.held).__name__
         for trial in state.open_trials:
-            outcome = world.measure(state.asked[trial].index, episodes, declaration.caps, rng)
+            event = state.asked[trial]
+            truth = world if event.number < change else after
+            outcome = truth.measure(event.index, episodes, declaration.caps, rng)
             state = steps.tell(state, trial, outcome, None, None).state
     asked = list(state.asked.values())
     recommended = _recommended(state)
+    safe, safe_later = world.safe(declaration), after.safe(declaration)
     return SimulatedRun(
         asked=tuple(event.index for event in asked),
-        unsafe=tuple(not safe[event.index] for event in asked),
+        unsafe=tuple(not (safe if event.number < change else safe_later)[event.index] for event in asked),
         charges=tuple(event.certificate.charge for event in asked),
+        on_premise=tuple(event.certificate.basis == "premise" for event in asked),
+        seeds_safe=bool(safe[declaration.seed_indices].all()),
         held=held,
         recommended=recommended,
-        gap_closed=_gap_closed(declaration, world, recommended),
+        gap_closed=_gap_closed(declaration, after, recommended),
     )
 
 
