@@ -49,6 +49,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         "safehold.cli.train",
         {
             "cdt": "a constrained decision transformer: policies with a dial for reward and cost",
+            "rvs": "a perceptron with the same dial, in a fraction of the time",
             "bc": "behaviour cloning, of all episodes or of those that keep limits",
         },
     ),

@@ -18,6 +18,7 @@ from safehold.core.config import Config
 from safehold.learn.hooks import Progress
 from safehold.learn.offline.bc import BCConfig
 from safehold.learn.offline.cdt_network import CDTConfig
+from safehold.learn.offline.rvs import RvSConfig
 from safehold.workflows.train import METHODS, preset, train
 
 
@@ -46,6 +47,12 @@ class CDTArguments(TrainArguments):
     method: Annotated[CDTConfig, tyro.conf.arg(name="")] = preset("cdt", "small")  # type: ignore[assignment]
 
 
+class RvSArguments(TrainArguments):
+    """Arguments of `train rvs`."""
+
+    method: Annotated[RvSConfig, tyro.conf.arg(name="")] = preset("rvs", "small")  # type: ignore[assignment]
+
+
 class BCArguments(TrainArguments):
     """Arguments of `train bc`."""
 
@@ -70,7 +77,7 @@ def _adapted(method: str, arguments: type[TrainArguments]) -> Callable[[Sequence
 def _run(method: str) -> Callable[[Any, Output], int]:
     """What a method's verb does."""
 
-    def run(arguments: CDTArguments | BCArguments, output: Output) -> int:
+    def run(arguments: CDTArguments | RvSArguments | BCArguments, output: Output) -> int:
         out = resumable_training(arguments.out) if arguments.resume else free_directory(arguments.out)
         one_torch_thread()
         config = arguments.method
@@ -99,5 +106,6 @@ def _run(method: str) -> Callable[[Any, Output], int]:
 
 COMMANDS = {
     "cdt": Command(CDTArguments, _run("cdt"), _adapted("cdt", CDTArguments)),
+    "rvs": Command(RvSArguments, _run("rvs"), _adapted("rvs", RvSArguments)),
     "bc": Command(BCArguments, _run("bc"), _adapted("bc", BCArguments)),
 }

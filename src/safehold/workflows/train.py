@@ -19,11 +19,11 @@ from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
-from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy
+from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy, rvs
 from safehold.learn.offline.dial import windows
 from safehold.learn.offline.scales import Scales
 
-OfflineConfig = bc.BCConfig | cdt_network.CDTConfig
+OfflineConfig = bc.BCConfig | cdt_network.CDTConfig | rvs.RvSConfig
 """The configurations of the offline methods."""
 
 TRAINING = "training"
@@ -176,6 +176,11 @@ def _build_cdt(
     return learner, windows(dataset, config, config.context)
 
 
+def _build_rvs(dataset: OfflineDataset, config: rvs.RvSConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    scales = Scales.fit(dataset, config.to_go_features)
+    return rvs.RvSLearner(dataset.spec, scales, config, seed), windows(dataset, config, 1)
+
+
 METHODS: Mapping[str, _Method] = {
     bc.KIND: _Method(
         config=bc.BCConfig,
@@ -190,6 +195,13 @@ METHODS: Mapping[str, _Method] = {
         build=_build_cdt,
         save=lambda directory, family, data, provenance: family.save(directory, provenance),  # noqa: ARG005
         load=cdt_policy.CDTPolicyFamily.load,
+    ),
+    rvs.KIND: _Method(
+        config=rvs.RvSConfig,
+        presets=rvs.PRESETS,
+        build=_build_rvs,
+        save=lambda directory, family, data, provenance: family.save(directory, provenance),  # noqa: ARG005
+        load=rvs.RvSPolicyFamily.load,
     ),
 }
 """The offline methods, by the name that their checkpoints carry."""

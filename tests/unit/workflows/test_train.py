@@ -14,11 +14,13 @@ from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.hooks import stop_when
 from safehold.learn.offline.bc import BCConfig
 from safehold.learn.offline.cdt_network import CDTConfig
+from safehold.learn.offline.rvs import RvSConfig
 from safehold.workflows.train import load, preset, train
 
 BC = BCConfig(hidden=(8,), batch_size=16, steps=9)
 CDT = CDTConfig(width=8, layers=1, heads=2, context=3, batch_size=8, steps=9, dropout=0.1)
-CONFIGS: dict[str, Config] = {"bc": BC, "cdt": CDT}
+RVS = RvSConfig(hidden=(8,), batch_size=8, steps=9, dropout=0.1)
+CONFIGS: dict[str, Config] = {"bc": BC, "cdt": CDT, "rvs": RVS}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def data() -> OfflineDataset:
     )
 
 
-@pytest.mark.parametrize("method", ["bc", "cdt"])
+@pytest.mark.parametrize("method", ["bc", "cdt", "rvs"])
 class TestEveryMethod:
     def test_trains_from_a_file_into_a_policy_that_loads(
         self, method: str, data: OfflineDataset, tmp_path: Path
@@ -138,11 +140,11 @@ class TestRefusals:
             train(data, "bc", BC, broken, seed=3, resume=True)
 
     def test_a_training_checkpoint_is_no_policy(self, broken: Path) -> None:
-        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'cdt'\]"):
+        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'cdt', 'rvs'\]"):
             load(broken / "checkpoints" / "00000004")
 
     def test_unknown_methods_presets_and_foreign_configurations(self, data: OfflineDataset, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'cdt'\]"):
+        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'cdt', 'rvs'\]"):
             train(data, "cdtt", BC, tmp_path / "run", seed=0)
         with pytest.raises(UsageError, match="takes a CDTConfig, got a BCConfig"):
             train(data, "cdt", BC, tmp_path / "run", seed=0)

@@ -4,7 +4,6 @@
 out in `cdt_policy`; here are the losses and the learner.
 """
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from safehold.core.errors import DataError, ModelError
-from safehold.core.spec import TaskSpec
+from safehold.core.errors import ModelError
 from safehold.data.batches import SequenceBatch
-from safehold.learn.checkpoint import module_tensors, restore_module, take
-from safehold.learn.learner import Metrics, State
+from safehold.learn.learner import Metrics
 from safehold.learn.offline.cdt_network import (
     CDTConfig,
     CDTNetwork,
@@ -26,11 +23,9 @@ from safehold.learn.offline.cdt_network import (
     Predictions,
 )
 from safehold.learn.offline.cdt_policy import KIND, CDTPolicyFamily
-from safehold.learn.offline.dial import identity
-from safehold.learn.offline.scales import Scales, box_of, middle_and_half
-from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
+from safehold.learn.offline.dial import DialLearner
+from safehold.learn.offline.scales import middle_and_half
 from safehold.nn.distributions import DiagonalGaussian
-from safehold.nn.randomness import OwnGenerator
 from safehold.nn.tensors import to_tensor
 
 PRESETS: Mapping[str, CDTConfig] = {
@@ -66,26 +61,20 @@ class Losses:
     entropy: Float[Tensor, ""]
 
 
-class CDTLearner:
+class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
     """Fits the network to windows of logged episodes; its policy is a family with a dial for each target."""
 
     kind = KIND
+    family = CDTPolicyFamily
 
-    def __init__(self, spec: TaskSpec, scales: Scales, config: CDTConfig, seed: int) -> None:
-        self._box = box_of(spec)
-        self._spec = spec
-        self._scales = scales
-        self._config = config
-        self._generator = OwnGenerator(seed)
-        with self._generator.drawing():
-            self._network = CDTNetwork(spec, config)
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        config = self._config
         untrained = (*_untrained_heads(config), "log_temperature")
         groups: list[dict[str, Any]] = [
             {"params": [p for name, p in self._network.named_parameters() if not name.startswith(untrained)]},
             {"params": [self._network.log_temperature] if config.head == "gaussian" else [], "weight_decay": 0.0},
         ]
-        self._optimiser = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
-        self._updates = 0
+        return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
     def update(self, batch: SequenceBatch) -> Metrics:
         """One step of AdamW; metrics are the losses, the entropy in nats, the temperature, and `action_error`, the root
@@ -119,35 +108,6 @@ class CDTLearner:
             "temperature": self._network.log_temperature.exp().item(),
             "action_error": error.item(),
         }
-
-    def policy(self) -> "CDTPolicyFamily":
-        """The family so far."""
-        return CDTPolicyFamily(self._spec, self._config, self._scales, copy.deepcopy(self._network))
-
-    def state(self) -> State:
-        """Weights, moments and the generator of dropout."""
-        tensors = {
-            **module_tensors(self._network, "model"),
-            **{f"optimiser.{name}": value for name, value in optimiser_tensors(self._optimiser).items()},
-            "generator": self._generator.state(),
-        }
-        return State(tensors, {"updates": self._updates, **identity(self._spec, self._config, self._scales)})
-
-    def restore(self, state: State) -> None:
-        """Goes on from saved weights, moments and generator."""
-        for name, own in identity(self._spec, self._config, self._scales).items():
-            if state.meta[name] != own:
-                raise DataError(
-                    f"the saved {name} differs from that of this run; resume with the same dataset and configuration"
-                )
-        updates, moments = int(state.meta["updates"]), take(state.tensors, "optimiser")
-        require_state(moments, updates)
-        if "generator" not in state.tensors:
-            raise DataError("the checkpoint holds no generator state; training cannot go on from it bit for bit")
-        restore_module(self._network, state.tensors, "model")
-        restore_optimiser(self._optimiser, moments)
-        self._generator.restore(state.tensors["generator"])
-        self._updates = updates
 
     def _learning_rate(self) -> float:
         """Linear warm-up, then half a cosine down to the final rate."""

@@ -3,6 +3,7 @@
 To-go values start at the target and fall by what was obtained, in environment units.   [CDT, arXiv 2302.07351]
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,10 +21,12 @@ from safehold.core.errors import DataError, UsageError
 from safehold.core.policy import Actor
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
-from safehold.data.batches import SequenceSampler, even_weights, low_cost_weights
+from safehold.data.batches import SequenceBatch, SequenceSampler, even_weights, low_cost_weights
 from safehold.data.dataset import OfflineDataset
-from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint
-from safehold.learn.offline.scales import Feature, Scales
+from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
+from safehold.learn.learner import Metrics, State
+from safehold.learn.offline.scales import Feature, Scales, box_of
+from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.nn.randomness import OwnGenerator
 
 
@@ -177,6 +180,61 @@ class ToGo:
         self._reward = self._reward - rewards
         self._costs = self._costs - costs
         self.step += 1
+
+
+class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
+    """What the learners of such methods share: a network, its optimiser, a generator, and how they are resumed."""
+
+    family: type[DialFamily[ConfigOf, NetworkOf]]
+    """What comes out; its network is what is trained."""
+
+    def __init__(self, spec: TaskSpec, scales: Scales, config: ConfigOf, seed: int) -> None:
+        self._box = box_of(spec)
+        self._spec = spec
+        self._scales = scales
+        self._config = config
+        self._generator = OwnGenerator(seed)
+        with self._generator.drawing():
+            self._network = self.family.build(spec, config)
+        self._optimiser = self._make_optimiser()
+        self._updates = 0
+
+    @abstractmethod
+    def _make_optimiser(self) -> torch.optim.Optimizer:
+        """The optimiser of the network's parameters."""
+
+    @abstractmethod
+    def update(self, batch: SequenceBatch) -> Metrics:
+        """One step of the optimiser."""
+
+    def policy(self) -> DialFamily[ConfigOf, NetworkOf]:
+        """The family so far."""
+        return self.family(self._spec, self._config, self._scales, copy.deepcopy(self._network))
+
+    def state(self) -> State:
+        """Weights, moments and the generator of dropout."""
+        tensors = {
+            **module_tensors(self._network, "model"),
+            **{f"optimiser.{name}": value for name, value in optimiser_tensors(self._optimiser).items()},
+            "generator": self._generator.state(),
+        }
+        return State(tensors, {"updates": self._updates, **identity(self._spec, self._config, self._scales)})
+
+    def restore(self, state: State) -> None:
+        """Goes on from saved weights, moments and generator."""
+        for name, own in identity(self._spec, self._config, self._scales).items():
+            if state.meta[name] != own:
+                raise DataError(
+                    f"the saved {name} differs from that of this run; resume with the same dataset and configuration"
+                )
+        updates, moments = int(state.meta["updates"]), take(state.tensors, "optimiser")
+        require_state(moments, updates)
+        if "generator" not in state.tensors:
+            raise DataError("the checkpoint holds no generator state; training cannot go on from it bit for bit")
+        restore_module(self._network, state.tensors, "model")
+        restore_optimiser(self._optimiser, moments)
+        self._generator.restore(state.tensors["generator"])
+        self._updates = updates
 
 
 def identity(spec: TaskSpec, config: DialConfig, scales: Scales) -> dict[str, Any]:
