@@ -15,8 +15,10 @@ from safehold.ledger.events import Phase
 
 AcquisitionName = Literal["staged", "reward_ucb", "goal", "widest"]
 
-_CHUNK = 2**17
-"""Pairs (safe, unsafe) looked at in one go: 1 MiB of float64 a quantity, so that they stay in the cache."""
+_PAIRS = 2**17
+"""Pairs (safe, unsafe) up to which all are looked at for expanders, in one go."""
+_NEAREST, _WIDEST, _ROWS = 128, 256, 32
+"""On a larger dial: so many unsafe candidates are looked at, with so many safe ones, so many of those in one go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """Scores of all candidates, larger is better; what they are for; how many expanders there are, where counted."""
+    """Scores of all candidates, larger is better; what they are for; how many expanders were found, if looked for."""
 
     scores: Float[np.ndarray, "m"]
     phase: Phase
@@ -164,20 +166,52 @@ def expanders(view: View) -> Bool[np.ndarray, "m"]:
     Were the lower bound l_N(z) measured at z, would the upper bound of some supported, not yet safe z' fall to every
     limit? Unlike [PLS, e_N], which asks l_N(z) - L d(z, z') <= b and at L = 0 holds for every safe z, so that
     "expander" would say nothing. (The question is that of SafeOpt-MC, Berkenkamp et al. 2016/2021.)
+
+    On a dial of more than 2^17 pairs (z, z') a search for the widest: from the widest safe candidates that may be asked
+    downwards, against the unsafe ones that miss least, until some expand. What it finds does expand; it may miss some.
     """
     inside = np.flatnonzero(view.safe)
     outside = np.flatnonzero(view.support & ~view.safe)
     found = np.zeros(len(view.space), dtype=np.bool_)
     if len(outside) == 0 or not all(np.isfinite(cost.reach) for cost in view.costs.values()):
         return found
-    rows = max(1, _CHUNK // len(outside))
-    for start in range(0, len(inside), rows):
-        part = inside[start : start + rows]
-        opened = np.ones((len(part), len(outside)), dtype=np.bool_)
-        for cost in view.costs.values():
-            opened &= _hypothetical_upper(cost, part, outside) <= cost.limit.value
-        found[part] = opened.any(axis=1)
+    if len(inside) * len(outside) <= _PAIRS:
+        found[inside] = _opens(view, inside, outside)
+        return found
+    outside = _smallest(_misses(view, outside), outside, _NEAREST)
+    choices = np.flatnonzero(view.safe & view.choices)
+    choices = _smallest(-relative_width(view)[choices], choices, _WIDEST)
+    for start in range(0, len(choices), _ROWS):
+        part = choices[start : start + _ROWS]
+        found[part] = _opens(view, part, outside)
+        if found[part].any():
+            break
     return found
+
+
+def _opens(view: View, told: Int[np.ndarray, "p"], others: Int[np.ndarray, "q"]) -> Bool[np.ndarray, "p"]:
+    """Whether a lucky measurement at each of `told` would bring some of `others` under all limits at once."""
+    opened = np.ones((len(told), len(others)), dtype=np.bool_)
+    for cost in view.costs.values():
+        opened &= _hypothetical_upper(cost, told, others) <= cost.limit.value
+    return np.any(opened, axis=1)
+
+
+def _misses(view: View, others: Int[np.ndarray, "q"]) -> Float[np.ndarray, "q"]:
+    """By how much the bound after one more measurement, had that no effect, would miss a limit; the worst, scaled."""
+    misses = []
+    for cost in view.costs.values():
+        upper = cost.process.mean[others] + cost.reach * np.sqrt(cost.process.variance[others])
+        misses.append((np.minimum(cost.kept[others], upper) - cost.limit.value) / cost.scale)
+    return np.max(misses, axis=0)
+
+
+def _smallest(values: Float[np.ndarray, "n"], places: Int[np.ndarray, "n"], count: int) -> Int[np.ndarray, "k"]:
+    """Of these places, `count` with the smallest values, in that order; the lowest number among equals."""
+    if len(places) > count:
+        near = values <= np.partition(values, count - 1)[count - 1]
+        values, places = values[near], places[near]
+    return places[np.argsort(values, kind="stable")[:count]]
 
 
 def _hypothetical_upper(

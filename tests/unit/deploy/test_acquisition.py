@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from deploy_toys import answer, declaration, two_limits
+from deploy_toys import answer, declaration, drive, space, two_limits
 
 from safehold.deploy.acquisition import (
     ACQUISITIONS,
@@ -57,10 +59,32 @@ def test_an_expander_is_a_target_whose_lucky_measurement_certifies_another(view)
     np.testing.assert_array_equal(np.isfinite(scores), expected)
 
 
-def test_chunks_do_not_change_who_is_an_expander(view, monkeypatch):
-    whole = expanders(view)
-    monkeypatch.setattr("safehold.deploy.acquisition._CHUNK", 81 * 3)
-    np.testing.assert_array_equal(expanders(view), whole)
+def test_on_a_large_dial_the_widest_expander_is_searched_for(view, monkeypatch):
+    whole, width = expanders(view), relative_width(view)
+    monkeypatch.setattr("safehold.deploy.acquisition._PAIRS", 0)
+    monkeypatch.setattr("safehold.deploy.acquisition._ROWS", 3)
+    found = expanders(view)
+    assert found.any()
+    assert not np.any(found & ~whole)
+    assert best(np.where(found, width, -np.inf), found) == best(np.where(whole, width, -np.inf), whole & view.choices)
+
+
+@pytest.mark.parametrize("size", [24, 32])
+def test_the_search_on_a_large_dial_asks_what_looking_at_all_pairs_asks(size, monkeypatch):
+    def asked(pairs):
+        monkeypatch.setattr("safehold.deploy.acquisition._PAIRS", pairs)
+        trials, _ = drive(TargetOptimizer(declaration(menu=space(size, size))))
+        return [trial.target for trial in trials]
+
+    assert asked(0) == asked(2**40)
+
+
+def test_a_search_ends_with_nothing_when_nothing_expands(view, monkeypatch):
+    monkeypatch.setattr("safehold.deploy.acquisition._PAIRS", 0)
+    everything = replace(view, safe=view.support)
+    assert not expanders(everything).any()
+    far = {name: replace(cost, kept=np.full(len(view.space), np.inf), reach=1e6) for name, cost in view.costs.items()}
+    assert not expanders(replace(view, costs=far)).any()
 
 
 def test_an_expander_must_open_a_target_under_every_limit():
