@@ -51,6 +51,10 @@ class Exhausted(SafetyHold):
     """The declared number of asks is used up."""
 
 
+class Unapproved(SafetyHold):
+    """A trial waits for an operator's approval; it may not run before."""
+
+
 class Alarm(SafetyHold):
     """A measurement contradicts the declared model; certificates no longer mean anything."""
 

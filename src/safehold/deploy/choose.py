@@ -9,11 +9,12 @@ from scipy.special import ndtr
 
 from safehold.core.certificate import Certificate, RuleEvidence
 from safehold.core.constraint import Limit
-from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget, UsageError
+from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget, NoSeed, UsageError
 from safehold.core.target import Target
 from safehold.deploy.acquisition import ACQUISITIONS, CostView, Proposal, View, best
 from safehold.deploy.belief import Belief
 from safehold.deploy.certificates.rule import RuleVerdict, Verdict
+from safehold.deploy.declaration import Declaration
 from safehold.deploy.replay import State
 from safehold.gp.confidence import ConfidenceBand
 from safehold.gp.mixture import Mixture
@@ -139,11 +140,18 @@ def certificate(state: State, verdict: Verdict, index: int) -> Certificate:
         charge=charge,
         spent_after=min(shares.seed + shares.noise + spent, declaration.delta),
         delta=declaration.delta,
-        shares={"seed": shares.seed, "certificate": shares.certificate, "noise": shares.noise},
+        shares=shares_of(declaration),
         n_told=state.rounds,
         premises=premises(state, on_premise=on_premise),
         evidence=evidence,
     )
+
+
+def shares_of(declaration: Declaration) -> dict[str, float]:
+    """The parts of delta by what they are for; the rules' one by stages of the roll-out, if it has any."""
+    shares = declaration.share
+    rules = {f"certificate, {stage.name}": stage.share for stage in declaration.stages}
+    return {"seed": shares.seed, **(rules or {"certificate": shares.certificate}), "noise": shares.noise}
 
 
 def promise(state: State) -> str:
@@ -253,6 +261,12 @@ def _refuse_if_ended(state: State, choices: Bool[np.ndarray, "m"] | None = None)
 def _refuse_if_closed(state: State, choices: Bool[np.ndarray, "m"]) -> None:
     """Raises if nothing may be asked at all, whatever is certified."""
     _refuse_if_ended(state, choices)
+    if not state.established.any():
+        raise NoSeed(
+            f"none of {len(state.declaration.seed_indices)} declared seed targets is verified yet: nothing is safe "
+            "to start from. Tell the raw costs of one's episodes until its capital reaches "
+            f"{1.0 / state.declaration.seed_level:.4g} (`safehold deploy seed`)"
+        )
     if state.n_spent >= state.declaration.horizon:
         raise Exhausted(
             f"all {state.declaration.horizon} declared asks are spent; deploy what recommend() names, or declare a "
@@ -284,10 +298,14 @@ def _nothing_certified(state: State, verdict: Verdict, choices: Bool[np.ndarray,
             "A seed target was measured over a limit, which refutes the premise that all of them are safe: none is "
             "handed out on it any more. "
         )
+    elif state.rejected:
+        premise = f"{len(state.rejected)} targets were rejected by an operator. "
     elif not state.seeds_hold:
         premise = "A limit was lowered, and nobody attested that the seed targets keep it. "
     if state.level == "paid_only":
         premise += "After an alarm only targets that were told and paid for are handed out. "
+    if state.stage is not None and state.stage.name != "full":
+        premise += f"The roll-out is in its {state.stage.name} stage, which may spend {state.stage_left:.3g} more. "
     return NoCertifiedTarget(
         f"{premise}no target is certified ({revoked} seed or told targets are revoked). Nearest is "
         f"{declaration.space.target(place)} ({words}); it misses by {max(misses[place], 0.0):.3g} of "

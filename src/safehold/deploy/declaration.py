@@ -15,12 +15,15 @@ from safehold.core.errors import BadPrior, IntegrityError, NoSeed, UsageError
 from safehold.core.target import Target, TargetSpace
 from safehold.deploy.acquisition import ACQUISITIONS, AcquisitionName
 from safehold.deploy.belief import Belief
+from safehold.deploy.betting import Capital
 from safehold.deploy.certificates.lipschitz import Lipschitz
 from safehold.deploy.certificates.log_det import LogDet
 from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.certificates.rule import Evidence, Rule, Standing, Terms
 from safehold.deploy.prior import OutputPrior, Prior
+from safehold.deploy.stages import Stage
+from safehold.deploy.stages import check as check_stages
 from safehold.deploy.watch import Monitors
 from safehold.gp.confidence import alpha, split
 from safehold.gp.kernels import Kernel, Matern52, Product, SquaredExponential
@@ -59,7 +62,7 @@ class Settings:
     `acquisition`: how certified targets are scored. `exploration_width`: zeta, the width of a cost interval at which
     exploring stops, as a share of its limit. `exploration_share`: largest share of the horizon spent on exploring.
     `pending_cap`: asks that may be open at once. `episodes_per_ask`: how many episodes the caller means to run for
-    one ask.
+    one ask. `approval`: whether a person must approve each trial before it runs.
     """
 
     acquisition: AcquisitionName = "staged"
@@ -67,6 +70,7 @@ class Settings:
     exploration_share: float = 0.5
     pending_cap: int = 1
     episodes_per_ask: int = 20
+    approval: bool = False
 
     def __post_init__(self) -> None:
         if self.acquisition not in ACQUISITIONS:
@@ -110,7 +114,7 @@ class Shares:
                 "the noise is estimated from replicates: its bounds need a share of delta, or declare it known"
             )
         if seeds_verified and self.seed == 0.0:
-            raise UsageError("verified seed targets were tested at a level: declare it as the seeds' share of delta")
+            raise UsageError("seed targets are verified at a level: declare it as the seeds' share of delta")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +123,11 @@ class Declaration:
 
     `caps`: for each limited cost the largest value one episode can have, in cost units (for instance the horizon
     times the largest cost of a step). `seed_targets` rest on `seed_rule`: "attested" by whoever declares them, taken
-    from the "log" by a stated rule, or "verified" by a test whose level is the seeds' share of delta. `horizon` is
-    the largest number of asks. `rules` must all certify a target. `shares` of delta: if not said, a tenth for the
-    bounds on the noise where it is estimated, the rest for the rules. `monitors` watch that things stay as declared.
+    from the "log" by a stated rule, or are to be "verified": each counts once its raw episodes have passed a betting
+    test at `seed_level`, and nothing is handed out before one has. `horizon` is the largest number of asks. `rules`
+    must all certify a target. `shares` of delta: if not said, a tenth for the bounds on the noise where it is
+    estimated, the rest for the rules. `monitors` watch that things stay as declared. `stages` of the roll-out, if any,
+    give out the rules' share in turn.
 
     Raises:
         NoSeed: if there is no seed target.
@@ -140,6 +146,7 @@ class Declaration:
     shares: Shares | None = None
     settings: Settings = field(default_factory=Settings)
     monitors: Monitors = field(default_factory=Monitors)
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         split(self.delta, [limit.name for limit in self.limits])
@@ -152,6 +159,14 @@ class Declaration:
             noise = 0.0 if known else NOISE_SHARE * self.delta
             object.__setattr__(self, "shares", Shares(certificate=self.delta - noise, noise=noise))
         self.share.check(self.delta, noise_known=known, seeds_verified=self.seed_rule == "verified")
+        for limit in self.limits if self.seed_rule == "verified" else ():
+            Capital.of(limit, self.caps[limit.name], "unsafe")  # refuses what no bet can verify
+        check_stages(
+            self.stages,
+            certificate=self.share.certificate,
+            episodes_per_ask=self.settings.episodes_per_ask,
+            rules=self.rules,
+        )
         if self.horizon < 0:
             raise UsageError(f"horizon is {self.horizon}; it is the largest number of asks, from 0")
         if not self.seed_targets:
@@ -182,6 +197,11 @@ class Declaration:
     def seed_indices(self) -> Int[np.ndarray, "s"]:
         """Candidate numbers of the seed targets, ascending, each once."""
         return np.unique(np.array([self.space.index(target) for target in self.seed_targets], dtype=np.int64))
+
+    @property
+    def seed_level(self) -> float:
+        """Level of one seed target's test: an equal part of the seeds' share, whichever are tested, and when."""
+        return self.share.seed / len(self.seed_indices)
 
     @cached_property
     def seeds(self) -> Bool[np.ndarray, "m"]:
@@ -252,6 +272,7 @@ class Declaration:
             shares=self.share,
             settings=self.settings,
             monitors=self.monitors,
+            stages=self.stages,
             reward=_record(self.prior.reward),
             costs={name: _record(output) for name, output in self.prior.costs.items()},
             support=pack_mask(self.prior.support),
@@ -288,6 +309,7 @@ class Declaration:
             shares=record.shares,
             settings=record.settings,
             monitors=record.monitors,
+            stages=record.stages,
         )
 
 
@@ -328,6 +350,7 @@ class _DeclarationRecord:
     shares: Shares
     settings: Settings
     monitors: Monitors
+    stages: tuple[Stage, ...]
     reward: _OutputRecord
     costs: Mapping[str, _OutputRecord]
     support: str

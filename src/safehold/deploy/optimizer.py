@@ -4,6 +4,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Bool, Float
+
 from safehold import __version__
 from safehold.core.certificate import Trial
 from safehold.core.errors import IntegrityError
@@ -98,6 +101,59 @@ class TargetOptimizer:
             UsageError: if there is no such limit, or it would be raised.
         """
         self._take(steps.lower_limit(self._state, name, value, reason, seeds_hold))
+
+    def verify_seed(
+        self,
+        target: Target,
+        costs: Mapping[str, Float[np.ndarray, "_"]],
+        *,
+        source: str,
+        failed: Bool[np.ndarray, "_"] | None = None,
+    ) -> bool:
+        """Raw episodes of a seed target that is to be verified, in the order they ran; whether it is verified now.
+
+        Tell as many batches as you like, each under a `source` of its own, and stop whenever you like; told the same
+        twice they count once. They inform no model. An episode that failed or has no cost counts as the cap.
+
+        Raises:
+            UsageError: if seed targets are not to be verified in this run, or the target is none of them.
+            DataError: if the outcomes do not fit the limits.
+            Conflict: if other episodes were told under this source.
+        """
+        failed = np.zeros(len(next(iter(costs.values()))), dtype=np.bool_) if failed is None else failed
+        self._take(steps.verify_seed(self._state, target, costs, failed, source))
+        return bool(self._state.established[self._state.declaration.space.index(target)])
+
+    def approve(self, trial_id: str, by: str) -> Trial:
+        """Somebody lets a trial run, where the run was declared to need it.
+
+        Raises:
+            NoCertifiedTarget, Exhausted, Alarm: it may not run any more, approved or not.
+            DataError: if the trial is unknown, or not planned.
+            UsageError: if nobody is named, or the run needs no approval.
+        """
+        self._take(steps.approve(self._state, trial_id, by))
+        return self._state.trial(trial_id)
+
+    def reject(self, trial_id: str, by: str, reason: str) -> Trial:
+        """Somebody does not let a planned trial run; its target is not handed out again.
+
+        Raises:
+            DataError: if the trial is unknown, or not planned.
+            UsageError: if nobody is named.
+        """
+        self._take(steps.reject(self._state, trial_id, by, reason))
+        return self._state.trial(trial_id)
+
+    def advance(self, by: str, reason: str) -> None:
+        """The roll-out goes on to its next stage.
+
+        Raises:
+            UsageError: if it has none, or nobody is named.
+            Conflict: if trials are open.
+            Alarm, Exhausted: if an alarm stands, or the run was stopped.
+        """
+        self._take(steps.advance(self._state, by, reason))
 
     def resume(self, by: str, reason: str) -> None:
         """A new epoch after an alarm: what was told is forgotten, and only what is left of delta may be spent.
@@ -285,6 +341,59 @@ class Deployment:
             UsageError: if there is no such limit, or it would be raised.
         """
         self._take(lambda state: steps.lower_limit(state, name, value, reason, seeds_hold))
+
+    def verify_seed(
+        self,
+        target: Target,
+        costs: Mapping[str, Float[np.ndarray, "_"]],
+        *,
+        source: str,
+        failed: Bool[np.ndarray, "_"] | None = None,
+    ) -> bool:
+        """Raw episodes of a seed target that is to be verified, in the order they ran; whether it is verified now.
+
+        Tell as many batches as you like, each under a `source` of its own, and stop whenever you like; told the same
+        twice they count once. They inform no model. An episode that failed or has no cost counts as the cap.
+
+        Raises:
+            UsageError: if seed targets are not to be verified in this run, or the target is none of them.
+            DataError: if the outcomes do not fit the limits.
+            Conflict: if other episodes were told under this source.
+        """
+        failed = np.zeros(len(next(iter(costs.values()))), dtype=np.bool_) if failed is None else failed
+        self._take(lambda state: steps.verify_seed(state, target, costs, failed, source))
+        return bool(self._state.established[self._state.declaration.space.index(target)])
+
+    def approve(self, trial_id: str, by: str) -> Trial:
+        """Somebody lets a trial run, where the run was declared to need it; committed before this returns.
+
+        Raises:
+            NoCertifiedTarget, Exhausted, Alarm: it may not run any more, approved or not.
+            DataError: if the trial is unknown, or not planned.
+            UsageError: if nobody is named, or the run needs no approval.
+        """
+        self._take(lambda state: steps.approve(state, trial_id, by))
+        return self._state.trial(trial_id)
+
+    def reject(self, trial_id: str, by: str, reason: str) -> Trial:
+        """Somebody does not let a planned trial run; its target is not handed out again.
+
+        Raises:
+            DataError: if the trial is unknown, or not planned.
+            UsageError: if nobody is named.
+        """
+        self._take(lambda state: steps.reject(state, trial_id, by, reason))
+        return self._state.trial(trial_id)
+
+    def advance(self, by: str, reason: str) -> None:
+        """The roll-out goes on to its next stage.
+
+        Raises:
+            UsageError: if it has none, or nobody is named.
+            Conflict: if trials are open.
+            Alarm, Exhausted: if an alarm stands, or the run was stopped.
+        """
+        self._take(lambda state: steps.advance(state, by, reason))
 
     def resume(self, by: str, reason: str) -> None:
         """A new epoch after an alarm: what was told is forgotten, and only what is left of delta may be spent.

@@ -12,22 +12,29 @@ from safehold.core.constraint import SPREAD_EPISODES, Limit
 from safehold.core.errors import IntegrityError
 from safehold.core.measurement import Measurement
 from safehold.deploy.belief import Belief, ToldMean
+from safehold.deploy.betting import Capital
 from safehold.deploy.certificates.rule import Evidence, Standing, Verdict, compose
 from safehold.deploy.declaration import REWARD_NOISE_MISS, Declaration
+from safehold.deploy.stages import Stage
 from safehold.deploy.watch import LADDER, Watch, score
 from safehold.ledger.events import (
     Abandoned,
+    Advanced,
     Alarmed,
+    Approved,
     Asked,
     Deployed,
     Event,
     Level,
     LimitLowered,
     Observed,
+    Rejected,
     Resumed,
+    SeedTested,
     Started,
     Stopped,
     Told,
+    as_array,
 )
 
 OPEN = (TrialState.PLANNED, TrialState.RUNNING)
@@ -99,7 +106,9 @@ class State:
     `tallies`, the episodes told at each candidate, `outside` those observed elsewhere. `rounds` counts measurements,
     told or observed. `limits` are the declared ones, or lower. `seeds_hold`: the seed targets' premise is about the
     limits as they are. `spent_before`: what earlier epochs spent of the rules' share of delta. `watch`: the monitors
-    since the epoch began or the last alarm was raised; `alarm` is the last one, `level` where it led.
+    since the epoch began or the last alarm was raised; `alarm` is the last one, `level` where it led. `seed_tests`:
+    the episodes of seed targets that are to be verified, by source. `stage_number`: of the roll-out's stages, begun at
+    ask number `stage_start`. `approved`: trials that a person let run; `rejected`: candidates that a person did not.
     """
 
     declaration: Declaration
@@ -121,6 +130,11 @@ class State:
     epoch: int = 0
     epoch_start: int = 0
     spent_before: float = 0.0
+    seed_tests: Mapping[str, SeedTested] = field(default_factory=dict)
+    stage_number: int = 0
+    stage_start: int = 0
+    approved: frozenset[str] = frozenset()
+    rejected: frozenset[int] = frozenset()
 
     @staticmethod
     def start(declaration: Declaration) -> "State":
@@ -138,6 +152,8 @@ class State:
         match event:
             case Asked():
                 return self._after_ask(event)
+            case SeedTested() | Approved() | Rejected() | Advanced():
+                return self._decided(event)
             case Deployed():
                 return self._moved(event.trial, TrialState.RUNNING)
             case Abandoned():
@@ -158,6 +174,19 @@ class State:
                 raise IntegrityError("a run was started twice in one ledger; the ledger was altered")
             case _:
                 return self
+
+    def _decided(self, event: SeedTested | Approved | Rejected | Advanced) -> "State":
+        """The state after a person's decision, or after episodes that one brought."""
+        match event:
+            case SeedTested():
+                return replace(self, seed_tests={**self.seed_tests, event.source: event})
+            case Approved():
+                return replace(self, approved=self.approved | {event.trial})
+            case Rejected():
+                moved = self._moved(event.trial, TrialState.ABORTED)
+                return replace(moved, rejected=self.rejected | {self.asked[event.trial].index})
+            case Advanced():
+                return self._advanced(event)
 
     @property
     def n_told(self) -> int:
@@ -197,6 +226,56 @@ class State:
         """What a rule that charges has left."""
         return max(self.declaration.share.certificate - self.spent, 0.0)
 
+    @property
+    def stage(self) -> Stage | None:
+        """The stage that the roll-out is in; None if it has none."""
+        stages = self.declaration.stages
+        return stages[self.stage_number] if stages else None
+
+    @property
+    def episodes_per_ask(self) -> int:
+        """Episodes that one ask runs for in this stage."""
+        fewer = None if self.stage is None else self.stage.episodes_per_ask
+        return self.declaration.settings.episodes_per_ask if fewer is None else fewer
+
+    @property
+    def stage_left(self) -> float:
+        """What the rules may still spend before the roll-out goes on: the shares of the stages so far, less spent."""
+        if self.stage is None:
+            return self.left
+        last = self.stage_number == len(self.declaration.stages) - 1
+        share = sum(stage.share for stage in self.declaration.stages[: self.stage_number + 1])
+        return self.left if last else max(share - self.spent, 0.0)
+
+    @cached_property
+    def seed_capitals(self) -> Mapping[int, Mapping[str, Capital]]:
+        """Bets against each tested seed target being unsafe, by limit, over its episodes in the order told."""
+        declaration = self.declaration
+        capitals: dict[int, dict[str, Capital]] = {}
+        for test in self.seed_tests.values():
+            before = capitals.get(test.index) or {
+                limit.name: Capital.of(limit, declaration.caps[limit.name], "unsafe") for limit in declaration.limits
+            }
+            capitals[test.index] = {
+                name: capital.after(as_array(test.costs[name]), np.array(test.failed, dtype=np.bool_))
+                for name, capital in before.items()
+            }
+        return capitals
+
+    @cached_property
+    def established(self) -> Bool[np.ndarray, "m"]:
+        """Seed targets whose premise may be relied on: attested, from the log, or verified by their episodes.
+
+        P(an unsafe one is ever verified) <= the seeds' share of delta: an unsafe one breaks a limit, and is found to
+        keep that one with probability at most its level; the levels add up to the share.
+        """
+        if self.declaration.seed_rule != "verified":
+            return self.declaration.seeds
+        mask, level = np.zeros(len(self.declaration.space), dtype=np.bool_), self.declaration.seed_level
+        for index, capitals in self.seed_capitals.items():
+            mask[index] = all(capital.rejects(level) for capital in capitals.values())
+        return mask & self.declaration.seeds
+
     @cached_property
     def evidence(self) -> Evidence:
         """What the rules may look at."""
@@ -230,21 +309,35 @@ class State:
         verdict = compose(
             [standing.verdict(self.evidence) for standing in self.standings],
             support=declaration.prior.support,
-            seeds=declaration.seeds & self.seeds_hold,
+            seeds=self.established & self.seeds_hold,
             contradicted=self.contradicted(),
             measured_over=self.measured_over(),
         )
-        if self.level == "normal":
-            return verdict
-        nothing = np.zeros(len(declaration.space), dtype=np.bool_)
-        by_rules, by_premise = nothing, verdict.by_premise
+        accepted = np.ones(len(declaration.space), dtype=np.bool_)
+        accepted[list(self.rejected)] = False
+        by_rules, by_premise = verdict.by_rules & accepted & self._in_stage(verdict), verdict.by_premise & accepted
         if self.level == "paid_only":
-            proven = nothing.copy()
+            proven = np.zeros_like(accepted)
             proven[list(self.tallies)] = True
-            by_rules = verdict.by_rules & proven & (verdict.price == 0.0)
-        elif self.level == "stop":
-            by_premise = nothing
+            by_rules = by_rules & proven & (verdict.price == 0.0)
+        elif self.level in ("seed", "stop"):
+            by_rules = np.zeros_like(accepted)
+        if self.level == "stop":
+            by_premise = np.zeros_like(accepted)
         return replace(verdict, by_rules=by_rules, by_premise=by_premise, safe=by_rules | by_premise)
+
+    def _in_stage(self, verdict: Verdict) -> Bool[np.ndarray, "m"]:
+        """What this stage of the roll-out allows: all that is affordable in it, and new targets while it has some."""
+        allowed = np.ones(len(verdict.safe), dtype=np.bool_)
+        if self.stage is None or self.stage.name == "full":
+            return allowed
+        known = {asked.index for asked in self.asked.values() if asked.number >= self.epoch_start}
+        before = {asked.index for asked in self.asked.values() if asked.number < self.stage_start}
+        new = {asked.index for asked in self.asked.values() if asked.certificate.basis == "rules"} - before
+        if self.stage.new_targets is not None and len(new) >= self.stage.new_targets:
+            allowed = np.zeros_like(allowed)
+            allowed[list(known)] = True
+        return allowed & (verdict.price <= self.stage_left)
 
     def contradicted(self) -> Bool[np.ndarray, "m"]:
         """Candidates that their own trials speak against: measured over a limit, a failed episode, an unknown outcome.
@@ -402,6 +495,14 @@ class State:
             return self
         return replace(self, standings=tuple(standing.told(self.evidence) for standing in self.standings))
 
+    def _advanced(self, event: Advanced) -> "State":
+        """The next stage of the roll-out."""
+        number = self.stage_number + 1
+        stages = self.declaration.stages
+        if number >= len(stages) or stages[number].name != event.stage or self.open_trials:
+            raise IntegrityError(f"the roll-out cannot go on to {event.stage!r} from here; the ledger was altered")
+        return replace(self, stage_number=number, stage_start=len(self.asked))
+
     def _lowered(self, event: LimitLowered) -> "State":
         """One limit lower than it was."""
         if not any(limit.name == event.limit and event.value < limit.value for limit in self.limits):
@@ -463,6 +564,11 @@ class State:
             epoch=0 if before is None else before.epoch + 1,
             epoch_start=len(asked),
             spent_before=0.0 if before is None else before.spent,
+            seed_tests={} if before is None else before.seed_tests,
+            stage_number=0 if before is None else before.stage_number,
+            stage_start=0 if before is None else before.stage_start,
+            approved=frozenset() if before is None else before.approved,
+            rejected=frozenset() if before is None else before.rejected,
         )
         return state._judged()
 

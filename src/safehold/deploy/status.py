@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from safehold.core.certificate import Certificate
-from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
+from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget, NoSeed
 from safehold.core.target import Target
 from safehold.deploy.choose import (
     certificate,
@@ -130,7 +130,7 @@ def _word(state: State) -> tuple[str, str | None]:
         open_verdict(state, in_context(state, None))
     except Alarm as hold:
         return "alarm", str(hold)
-    except NoCertifiedTarget as hold:
+    except (NoCertifiedTarget, NoSeed) as hold:
         return "held", str(hold)
     except Exhausted as hold:
         if state.stopped is not None:

@@ -1,23 +1,33 @@
 """What each call to a deployment does to it: the events it adds, and the state after them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Bool, Float
 
 from safehold.core.certificate import Trial, TrialState
 from safehold.core.constraint import SPREAD_EPISODES
-from safehold.core.errors import Conflict, DataError, Exhausted, SafetyHold, UsageError
+from safehold.core.errors import Alarm, Conflict, DataError, Exhausted, SafetyHold, Unapproved, UsageError
 from safehold.core.measurement import Measurement
 from safehold.core.target import Target
 from safehold.deploy.choose import Context, next_ask, refuse_to_run
 from safehold.deploy.replay import OPEN, State
 from safehold.ledger.events import (
     Abandoned,
+    Advanced,
+    Approved,
+    Asked,
     Deployed,
     Event,
     Held,
     LimitLowered,
+    Rejected,
     Resumed,
+    Shadowed,
     Stopped,
     observed,
+    seed_tested,
     told,
 )
 
@@ -55,7 +65,19 @@ def ask(state: State, key: str | None, context: Context | None = None) -> Step:
         if state.pending_full:
             raise
         return _holding(state, hold)
-    return Step((event,), state.apply(event))
+    beside = shadow(state, event)
+    return Step((event,) if beside is None else (event, beside), state.apply(event))
+
+
+def shadow(state: State, asked: Asked) -> Shadowed | None:
+    """What the roll-out's last stage would have asked instead, if this is its shadow stage."""
+    if state.stage is None or state.stage.name != "shadow":
+        return None
+    last = replace(state, stage_number=len(state.declaration.stages) - 1)
+    try:
+        return Shadowed(trial=asked.trial, target=next_ask(last, None, asked.context).target)
+    except SafetyHold:
+        return Shadowed(trial=asked.trial, target=None)
 
 
 def asked_with(state: State, key: str | None) -> Trial | None:
@@ -81,6 +103,14 @@ def deploy(state: State, trial_id: str) -> Step:
         return held
     if state.states[trial_id] is TrialState.RUNNING:
         return Step((), state)
+    if awaiting(state, trial_id):
+        return _holding(
+            state,
+            Unapproved(
+                f"{trial_id} waits for an operator: its target {state.asked[trial_id].target} may not run before "
+                "somebody approves it (`safehold deploy approve`)"
+            ),
+        )
     event = Deployed(trial=trial_id)
     return Step((event,), state.apply(event))
 
@@ -153,8 +183,7 @@ def resume(state: State, by: str, reason: str) -> Step:
         Conflict: if trials are open.
         Exhausted: if the run was stopped, or nothing of delta is left for a new epoch.
     """
-    if not by.strip() or not reason.strip():
-        raise UsageError("a run is resumed by somebody, for a reason; both are kept in the ledger")
+    _refuse_nobody(by, reason)
     if state.stopped is not None:
         raise Exhausted(f"the run was stopped: {state.stopped}; start a new one to go on")
     if state.alarm is None:
@@ -189,6 +218,110 @@ def abandon(state: State, trial_id: str, reason: str, deployed: bool) -> Step:
     return Step((event,), state.apply(event))
 
 
+def awaiting(state: State, trial_id: str) -> bool:
+    """Whether a trial waits for somebody's approval."""
+    needed = state.declaration.settings.approval and trial_id not in state.approved
+    return needed and state.states[trial_id] is TrialState.PLANNED
+
+
+def approve(state: State, trial_id: str, by: str) -> Step:
+    """Somebody lets a trial run; nothing if it was approved; a record of holding if it may not run any more.
+
+    Raises:
+        DataError: if the trial is unknown, or has ended or begun.
+        UsageError: if this run needs no approval, or nobody is named.
+    """
+    _refuse_nobody(by)
+    _known(state, trial_id)
+    if not state.declaration.settings.approval:
+        raise UsageError("this run was declared without approval; its trials wait for nobody")
+    if trial_id in state.approved:
+        return Step((), state)
+    if state.states[trial_id] is not TrialState.PLANNED:
+        raise DataError(f"trial {trial_id} is {state.states[trial_id].value}; only a planned one can be approved")
+    held = _held(state, trial_id)
+    if held is not None:
+        return held
+    event = Approved(trial=trial_id, by=by)
+    return Step((event,), state.apply(event))
+
+
+def reject(state: State, trial_id: str, by: str, reason: str) -> Step:
+    """Somebody does not let a planned trial run; its target is not handed out again, and nothing is refunded.
+
+    Raises:
+        DataError: if the trial is unknown, or has ended or begun.
+        UsageError: if nobody is named.
+    """
+    _refuse_nobody(by, reason)
+    _known(state, trial_id)
+    if state.states[trial_id] is not TrialState.PLANNED:
+        raise DataError(f"trial {trial_id} is {state.states[trial_id].value}; only a planned one can be rejected")
+    event = Rejected(trial=trial_id, by=by, reason=reason)
+    return Step((event,), state.apply(event))
+
+
+def advance(state: State, by: str, reason: str) -> Step:
+    """The roll-out goes on to its next stage.
+
+    Raises:
+        UsageError: if it has no next stage, or nobody is named.
+        Conflict: if trials are open.
+        Alarm: if an alarm stands.
+        Exhausted: if the run was stopped.
+    """
+    _refuse_nobody(by, reason)
+    stages = state.declaration.stages
+    if state.stage_number + 1 >= len(stages):
+        what = "was declared without stages" if not stages else f"is in its last stage, {stages[-1].name!r}"
+        raise UsageError(f"the roll-out {what}; there is nothing to go on to")
+    if state.stopped is not None:
+        raise Exhausted(f"the run was stopped: {state.stopped}; start a new one to go on")
+    if state.alarm is not None:
+        raise Alarm(f"alarm: {state.alarm.reason}. Resume the run before its roll-out goes on")
+    if state.open_trials:
+        raise Conflict(f"trials are open ({', '.join(state.open_trials)}); tell or abandon them before the next stage")
+    event = Advanced(stage=stages[state.stage_number + 1].name, by=by, reason=reason)
+    return Step((event,), state.apply(event))
+
+
+def verify_seed(
+    state: State,
+    target: Target,
+    costs: Mapping[str, Float[np.ndarray, "_"]],
+    failed: Bool[np.ndarray, "_"],
+    source: str,
+) -> Step:
+    """Raw episodes of a seed target that is to be verified; nothing if the same were told under this source before.
+
+    Raises:
+        UsageError: if seed targets are not to be verified here, or the target is none of them.
+        DataError: if the outcomes do not fit the limits.
+        Conflict: if other episodes were told under this source.
+        Exhausted: if the run was stopped.
+    """
+    declaration = state.declaration
+    index = declaration.space.index(target)
+    if declaration.seed_rule != "verified" or not declaration.seeds[index]:
+        raise UsageError(
+            f"{target} is no seed target that is to be verified; seed targets of this run are {declaration.seed_rule}: "
+            f"{declaration.seed_targets[:5]}"
+        )
+    if state.stopped is not None:
+        raise Exhausted(f"the run was stopped: {state.stopped}; start a new one to go on")
+    if not source.strip():
+        raise UsageError("say where the episodes come from; each source counts once")
+    _check_outcomes(
+        state, f"seed episodes of {source!r}", Measurement(rewards=np.zeros(len(failed)), costs=costs, failed=failed)
+    )
+    event = seed_tested(target, index, source, costs, failed)
+    if source in state.seed_tests:
+        if state.seed_tests[source] == event:
+            return Step((), state)
+        raise Conflict(f"other seed episodes were told as {source!r}; name every batch of episodes once")
+    return Step((event,), state.apply(event))
+
+
 def stop(state: State, reason: str) -> Step:
     """The run ends; nothing if it has."""
     if state.stopped is not None:
@@ -218,6 +351,12 @@ def _held(state: State, trial_id: str) -> Step | None:
 def _holding(state: State, hold: SafetyHold) -> Step:
     """The record of a refusal, and the refusal."""
     return Step((Held(error=type(hold).__name__, reason=str(hold)),), state, hold)
+
+
+def _refuse_nobody(by: str, reason: str = "none is needed") -> None:
+    """Decisions are somebody's, for a reason."""
+    if not by.strip() or not reason.strip():
+        raise UsageError("this is decided by somebody, for a reason; both are kept in the ledger")
 
 
 def _known(state: State, trial_id: str) -> None:

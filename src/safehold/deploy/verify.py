@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from safehold.core.errors import IntegrityError, SafetyHold
+from safehold.deploy import steps
 from safehold.deploy.choose import next_ask
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.replay import State
 from safehold.ledger.encoding import to_plain
-from safehold.ledger.events import Alarmed, Asked, Event, Observed, Started, Told
+from safehold.ledger.events import Alarmed, Asked, Event, Observed, Shadowed, Started, Told
 from safehold.ledger.run import RunDirectory
 
 RELATIVE = 1e-9
@@ -39,7 +40,7 @@ def verify(path: Path) -> list[Difference]:
 
 
 def differences(events: Iterable[tuple[int, Event]]) -> list[Difference]:
-    """Replays the events and derives every ask, and every alarm, anew.
+    """Replays the events and derives every ask, every shadow and every alarm anew.
 
     Raises:
         IntegrityError: if the first event does not declare a deployment, or an event cannot follow.
@@ -51,11 +52,16 @@ def differences(events: Iterable[tuple[int, Event]]) -> list[Difference]:
     state = State.start(Declaration.from_json(first.declaration))
     found: list[Difference] = []
     due: Alarmed | None = None
+    shadow: Shadowed | None = None
     for seq, event in numbered:
         if due is not None or isinstance(event, Alarmed):
             found += _compare(seq, to_plain(event) if isinstance(event, Alarmed) else None, to_plain(due))
+        if shadow is not None or isinstance(event, Shadowed):
+            found += _compare(seq, to_plain(event) if isinstance(event, Shadowed) else None, to_plain(shadow))
+        shadow = None
         if isinstance(event, Asked):
             found += _compare(seq, to_plain(event), _derived(state, event))
+            shadow = steps.shadow(state, event)
         state = state.apply(event)
         due = state.alarm_after() if isinstance(event, Told | Observed) else None
     return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from safehold.core.certificate import Certificate
 from safehold.core.errors import DataError, IntegrityError
@@ -45,6 +45,21 @@ class Seeded:
     targets: tuple[Target, ...]
     rule: str
     evidence: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedTested:
+    """Raw episodes of a declared seed target that is to be verified, in the order they ran; bets on them verify it.
+
+    `source` names the episodes, each source once. They inform no model. `costs`: None where a failed episode left no
+    number.
+    """
+
+    target: Target
+    index: int
+    source: str
+    costs: Mapping[str, tuple[float | None, ...]]
+    failed: tuple[bool, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +106,40 @@ class Asked:
     safe_mask: str
     expander_count: int | None
     certificate: Certificate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shadowed:
+    """What would have been asked instead of a trial if the roll-out were not in its shadow stage; None: nothing."""
+
+    trial: str
+    target: Target | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approved:
+    """An operator lets a trial run."""
+
+    trial: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """An operator does not: no action of the trial was ever taken, and its target is not handed out again."""
+
+    trial: str
+    by: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advanced:
+    """The roll-out goes on to its next stage, by somebody's decision."""
+
+    stage: str
+    by: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,7 +281,11 @@ class Evaluated:
 Event = (
     Started
     | Seeded
+    | SeedTested
     | Asked
+    | Shadowed
+    | Approved
+    | Rejected
     | Deployed
     | Told
     | Abandoned
@@ -240,6 +293,7 @@ Event = (
     | LimitLowered
     | Alarmed
     | Resumed
+    | Advanced
     | Held
     | Stopped
     | Evaluated
@@ -248,7 +302,11 @@ Event = (
 KINDS: dict[str, type[Event]] = {
     "started": Started,
     "seeded": Seeded,
+    "seed_tested": SeedTested,
     "asked": Asked,
+    "shadowed": Shadowed,
+    "approved": Approved,
+    "rejected": Rejected,
     "deployed": Deployed,
     "told": Told,
     "abandoned": Abandoned,
@@ -256,6 +314,7 @@ KINDS: dict[str, type[Event]] = {
     "limit_lowered": LimitLowered,
     "alarmed": Alarmed,
     "resumed": Resumed,
+    "advanced": Advanced,
     "held": Held,
     "stopped": Stopped,
     "evaluated": Evaluated,
@@ -278,13 +337,13 @@ def to_measurement(
 ) -> Measurement:
     """A measurement from an event's numbers; NaN for None."""
     return Measurement(
-        rewards=_array(rewards),
-        costs={name: _array(values) for name, values in costs.items()},
+        rewards=as_array(rewards),
+        costs={name: as_array(values) for name, values in costs.items()},
         failed=np.array(failed, dtype=np.bool_),
     )
 
 
-def _array(values: tuple[float | None, ...]) -> np.ndarray:
+def as_array(values: tuple[float | None, ...]) -> np.ndarray:
     """Float64, NaN for None."""
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
@@ -335,6 +394,23 @@ def observed(target: Target, index: int, source: str, measurement: Measurement) 
         rewards=nullable(measurement.rewards),
         costs={name: nullable(values) for name, values in measurement.costs.items()},
         failed=tuple(bool(mark) for mark in measurement.failed),
+    )
+
+
+def seed_tested(
+    target: Target,
+    index: int,
+    source: str,
+    costs: Mapping[str, Float[np.ndarray, "_"]],
+    failed: Bool[np.ndarray, "_"],
+) -> SeedTested:
+    """The event of episodes of a seed target that is to be verified."""
+    return SeedTested(
+        target=target,
+        index=index,
+        source=source,
+        costs={name: nullable(values) for name, values in costs.items()},
+        failed=tuple(bool(mark) for mark in failed),
     )
 
 

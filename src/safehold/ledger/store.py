@@ -23,7 +23,18 @@ from pathlib import Path
 from safehold.core.errors import IntegrityError, ResourceError, UsageError
 from safehold.ledger.disk import refuse_network_file_system, rename_durably, replace_durably, storage_errors
 from safehold.ledger.encoding import canonical, from_plain, to_plain
-from safehold.ledger.events import KINDS, NAMES, Abandoned, Asked, Deployed, Event, Told
+from safehold.ledger.events import (
+    KINDS,
+    NAMES,
+    Abandoned,
+    Approved,
+    Asked,
+    Deployed,
+    Event,
+    Rejected,
+    Shadowed,
+    Told,
+)
 
 APPLICATION_ID = 0x53414645
 """Marks the SQLite file as ours ("SAFE")."""
@@ -444,7 +455,8 @@ def _record(seq: int, kind: str, trial: str | None, key: str | None, body: str, 
 
 def chained(last: Record, event: Event) -> Record:
     """The record of an event that follows `last`."""
-    trial = event.trial if isinstance(event, (Asked, Deployed, Told, Abandoned)) else None
+    of_trial = (Asked, Shadowed, Approved, Rejected, Deployed, Told, Abandoned)
+    trial = event.trial if isinstance(event, of_trial) else None
     key = event.key if isinstance(event, Asked) else None
     return _record(last.seq + 1, NAMES[type(event)], trial, key, canonical(to_plain(event)), last.hash)
 

@@ -4,7 +4,9 @@ from safehold.core.certificate import Certificate, RuleEvidence
 from safehold.core.constraint import Limit
 from safehold.ledger.events import (
     Abandoned,
+    Advanced,
     Alarmed,
+    Approved,
     Asked,
     Bound,
     Deployed,
@@ -13,8 +15,11 @@ from safehold.ledger.events import (
     Held,
     LimitLowered,
     Observed,
+    Rejected,
     Resumed,
     Seeded,
+    SeedTested,
+    Shadowed,
     Started,
     Stopped,
     Told,
@@ -98,5 +103,10 @@ OF_RARE_KINDS: tuple[Event, ...] = (
     Observed(target=(100.0, 2.5), index=7, source="bench", rewards=(1.0,), costs={"cost": (2.0,)}, failed=(False,)),
     LimitLowered(limit="cost", value=15.0, reason="new rules", seeds_hold=True),
     Resumed(by="operator", reason="motor replaced"),
+    SeedTested(target=(100.0, 2.5), index=7, source="bench", costs={"cost": (2.0, None)}, failed=(False, True)),
+    Shadowed(trial="trial-0000", target=None),
+    Approved(trial="trial-0000", by="operator"),
+    Rejected(trial="trial-0001", by="operator", reason="too fast"),
+    Advanced(stage="canary", by="operator", reason="two quiet weeks"),
 )
 """The kinds that a run may well do without; `ONE_OF_EACH` has all others."""
