@@ -63,7 +63,7 @@ def test_with_a_right_model_runs_with_an_unsafe_target_are_no_more_than_delta():
 
 def test_it_closes_most_of_the_gap_to_the_best_safe_target():
     result = study(dial(delta=0.05), runs=60, seed=1)
-    assert result.mean_gap_closed >= 0.6
+    assert result.gap_closed >= 0.6
 
 
 def test_the_harness_sees_a_model_that_is_wrong():
@@ -84,7 +84,7 @@ def test_calibration_cells(kernel, delta):
     """2000 runs a cell: the 95 % upper bound on the share of violating runs lies under delta."""
     result = study(dial(delta=delta, kernel=kernel), runs=2000, seed=2)
     assert result.interval.high < delta
-    assert result.mean_gap_closed >= 0.6
+    assert result.gap_closed >= 0.6
 
 
 @pytest.mark.slow
@@ -96,13 +96,15 @@ def test_calibration_cells(kernel, delta):
         ({"lengthscale": 0.335}, 1.0, True),
         ({}, 4.0, True),
         ({"dial_error": 40.0}, 1.0, True),
-        ({"lengthscale": 0.25}, 1.0, False),
         ({"lengthscale": 0.167}, 1.0, False),
     ],
-    ids=["rougher", "length 1.5x", "length 0.67x", "noise 4x", "dial error 2x", "length 0.5x", "length 0.33x"],
+    ids=["rougher", "length 1.5x", "length 0.67x", "noise 4x", "dial error 2x", "length 0.33x"],
 )
 def test_which_wrong_models_keep_the_promise_and_which_do_not(world, noise, kept):
-    """delta = 0.05, 300 worlds; docs/guarantees.md has the table. A wrong length-scale is what breaks it."""
+    """delta = 0.05, 300 worlds; the table is in docs/guarantees.md. A length-scale a third as long breaks it.
+
+    One half as long is on the edge (15 of 300, exactly delta), so that no test can say which side it is on.
+    """
     believed, true = dial(delta=0.05), dial(delta=0.05, **world)
     sampler = WorldSampler(true)
     violating = 0
@@ -143,8 +145,8 @@ def test_a_run_that_holds_at_once_recommends_nothing():
     declaration = dial(horizon=0)
     rng = np.random.default_rng(0)
     run = simulate(declaration, WorldSampler(declaration).draw(rng), rng)
-    assert (run.asked, run.recommended, run.gap_closed, run.violating, run.held) == ((), None, None, False, "Exhausted")
-    assert study(declaration, runs=2, seed=0).mean_gap_closed is None
+    assert (run.asked, run.recommended, run.gained, run.violating, run.held) == ((), None, 0.0, False, "Exhausted")
+    assert study(declaration, runs=2, seed=0).gap_closed == 0.0
 
 
 def test_an_unsafe_deployment_is_counted():
