@@ -4,7 +4,6 @@ import hashlib
 import logging
 import math
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from safehold.core.errors import DataError, IntegrityError, ResourceError, SafeholdError
 from safehold.data.findings import Finding
+from safehold.data.source import first_bytes
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,10 @@ _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, Overflow
 
 @dataclass(frozen=True, slots=True)
 class GuardedFile:
-    """An open HDF5 file whose links were all checked; only its numeric arrays and root texts can be read."""
+    """An open HDF5 file whose links were all checked; only its numeric arrays and root texts can be read.
+
+    `names` and `groups` are those at the root; an array in a group is named by its path, such as "episode_0/rewards".
+    """
 
     path: Path
     sha256: str
@@ -59,6 +62,12 @@ class GuardedFile:
     names: tuple[str, ...]
     groups: tuple[str, ...]
     _file: h5py.File
+    _arrays: frozenset[str]
+    _groups: frozenset[str]
+
+    def has(self, name: str) -> bool:
+        """Whether there is an array of this name or path."""
+        return name in self._arrays
 
     def text(self, name: str) -> str | None:
         """The root attribute of this name if it is a single UTF-8 text of fixed length, otherwise None.
@@ -81,7 +90,7 @@ class GuardedFile:
             return bytes(self._file.attrs[name]).decode()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a root array, as the file claims it.
+        """Shape of an array, as the file claims it.
 
         Raises:
             DataError: if there is no such array.
@@ -89,7 +98,7 @@ class GuardedFile:
         return self._checked(name)[0]
 
     def arrays(self, wanted: Mapping[str, np.dtype[Any]]) -> tuple[dict[str, np.ndarray], tuple[Finding, ...]]:
-        """Reads root arrays, each converted to the type wanted.
+        """Reads arrays, each converted to the type wanted.
 
         Every array is checked and all sizes are added up before the first byte is allocated. Whole numbers,
         booleans and narrower floats are converted exactly or refused; float64 becomes float32 by rounding, with a
@@ -141,10 +150,10 @@ class GuardedFile:
 
     def _checked(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """Shape and native type of an array, without reading it."""
-        if name in self.groups:
+        if name in self._groups:
             raise DataError(f"{self.path}: {name} is a group, expected an array")
-        if name not in self.names:
-            raise DataError(f"{self.path}: no array {name}; the file has {', '.join(self.names) or 'no arrays at all'}")
+        if name not in self._arrays:
+            raise DataError(f"{self.path}: no array {name}; {self._beside(name)}")
         with _refusing(f"{self.path}: {name}"):
             dataset = self._file[name]
             stored = dataset.id.get_type().get_class()
@@ -164,6 +173,17 @@ class GuardedFile:
         if shape is None:
             raise DataError(f"{self.path}: {name} has no shape (a null dataspace); expected an array of numbers")
         return tuple(int(n) for n in shape), dtype.newbyteorder("=")
+
+    def _beside(self, name: str) -> str:
+        """What there is where an array was looked for."""
+        prefix, slash, _ = name.rpartition("/")
+        there = [
+            path.removeprefix(prefix + slash)
+            for path in sorted(self._arrays)
+            if path.startswith(prefix + slash) and "/" not in path.removeprefix(prefix + slash)
+        ]
+        place = f"the group {prefix}" if prefix else "the file"
+        return f"{place} has {', '.join(there[:20]) or 'no arrays at all'}"
 
     def _check_stored(self, name: str) -> tuple[Finding, ...]:
         """Refuses arrays that lie elsewhere, were never written, or inflate beyond the budget."""
@@ -246,8 +266,8 @@ def opened(path: Path, budget: int = BUDGET) -> Iterator[GuardedFile]:
         raise DataError(f"{path}: begins like an HDF5 file but cannot be opened ({error}); fetch it again") from error
     with file:
         with _refusing(str(path)):
-            names, groups = _root_of(path, file)
-        yield GuardedFile(path, before, budget, names, groups, file)
+            arrays, groups = _objects_of(path, file)
+        yield GuardedFile(path, before, budget, _root(arrays), _root(groups), file, arrays, groups)
     if sha256_of(path) != before:
         raise DataError(f"{path}: the file changed while it was read; wait until its writer is done")
 
@@ -303,24 +323,24 @@ def _refusing(where: str) -> Iterator[None]:
 
 
 def _check_signature(path: Path) -> None:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(f"{path}: not a plain file; give the path of one HDF5 file")
-        with path.open("rb") as file:
-            start = file.read(32)
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror or error}") from error
-    if not start:
-        raise DataError(f"{path}: the file is empty (0 bytes); the copy or the download did not finish")
+    start = first_bytes(path)
     if not start.startswith(_SIGNATURE):
-        known = next((what for magic, what in _KNOWN_STARTS.items() if start.startswith(magic)), "something else")
-        raise DataError(f"{path}: not an HDF5 file: it begins with {start[:16]!r}, {known}")
+        raise DataError(f"{path}: not an HDF5 file: it begins with {start[:16]!r}, {named(start)}")
 
 
-def _root_of(path: Path, file: h5py.File) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the arrays and of the groups at the root, after every link of the file was checked."""
-    names: list[str] = []
+def named(start: bytes) -> str:
+    """What a file that begins like this may be."""
+    return next((what for magic, what in _KNOWN_STARTS.items() if start.startswith(magic)), "something else")
+
+
+def _root(paths: frozenset[str]) -> tuple[str, ...]:
+    """Those at the root, sorted."""
+    return tuple(sorted(path for path in paths if "/" not in path))
+
+
+def _objects_of(path: Path, file: h5py.File) -> tuple[frozenset[str], frozenset[str]]:
+    """Paths of all arrays and of all groups, without the first slash, after every link of the file was checked."""
+    arrays: list[str] = []
     groups: list[str] = []
     seen = {h5py.h5o.get_info(file.id).addr: "/"}
     waiting: list[tuple[Any, str]] = [(file.id, "/")]
@@ -344,11 +364,10 @@ def _root_of(path: Path, file: h5py.File) -> tuple[tuple[str, ...], tuple[str, .
             seen[info.addr] = place
             if info.type == h5py.h5o.TYPE_GROUP:
                 waiting.append((h5py.h5o.open(group, name), place + "/"))
-            if prefix == "/" and info.type == h5py.h5o.TYPE_GROUP:
                 groups.append(place[1:])
-            elif prefix == "/" and info.type == h5py.h5o.TYPE_DATASET:
-                names.append(place[1:])
-    return tuple(sorted(names)), tuple(sorted(groups))
+            elif info.type == h5py.h5o.TYPE_DATASET:
+                arrays.append(place[1:])
+    return frozenset(arrays), frozenset(groups)
 
 
 def _links_of(group: Any) -> Sequence[bytes]:

@@ -17,6 +17,7 @@ from safehold.core.spec import TaskSpec
 from safehold.data.dataset import DTYPES, OfflineDataset
 from safehold.data.findings import Finding
 from safehold.data.guard import BUDGET, GuardedFile, opened
+from safehold.data.source import Source
 
 FORMAT = "safehold-episodes"
 VERSION = "1"
@@ -97,7 +98,7 @@ def read_opened(file: GuardedFile) -> tuple[OfflineDataset, tuple[Finding, ...]]
     return dataset, (*findings, *unknown_keys(file, wanted))
 
 
-def unknown_keys(file: GuardedFile, known: Mapping[str, Any]) -> tuple[Finding, ...]:
+def unknown_keys(file: Source, known: Mapping[str, Any]) -> tuple[Finding, ...]:
     """A warning for everything at the root that is not read."""
     extra = sorted({*file.names, *file.groups} - set(known))
     if not extra:

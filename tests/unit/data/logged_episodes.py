@@ -1,7 +1,9 @@
 """Random episodes of a made-up task, for the tests of this directory."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import h5py
 import numpy as np
 
 from safehold.core.episode import Episode
@@ -41,3 +43,30 @@ def one_cost(dataset: OfflineDataset) -> OfflineDataset:
     """The same dataset with its first cost alone."""
     spec = replace(dataset.spec, cost_names=dataset.spec.cost_names[:1], cost_units=dataset.spec.cost_units[:1])
     return replace(dataset, spec=spec, costs=dataset.costs[:, :1])
+
+
+def flat_rows(lengths: list[int], seed: int = 0) -> dict[str, np.ndarray]:
+    """Flat rows as another program would write them, built step by step."""
+    rng = np.random.default_rng(seed)
+    rows: dict[str, list] = {
+        key: [] for key in ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+    }
+    for number, length in enumerate(lengths):
+        path = rng.normal(size=(length + 1, 2)).astype(np.float32)
+        for step in range(length):
+            rows["observations"].append(path[step])
+            rows["next_observations"].append(path[step + 1])
+            rows["actions"].append(rng.uniform(-1, 1, size=1).astype(np.float32))
+            rows["rewards"].append(np.float32(rng.normal()))
+            rows["costs"].append(np.float32(rng.integers(2)))
+            last = step == length - 1
+            rows["terminals"].append(np.float32(last and number % 2 == 0))
+            rows["timeouts"].append(np.float32(last and number % 2 == 1))
+    return {key: np.array(values) for key, values in rows.items()}
+
+
+def save_hdf5(path: Path, rows: dict[str, np.ndarray]) -> Path:
+    with h5py.File(path, "w") as file:
+        for key, values in rows.items():
+            file[key] = values
+    return path

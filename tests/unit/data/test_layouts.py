@@ -3,44 +3,16 @@
 import logging
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logged_episodes import SPEC, dataset_of
+from logged_episodes import SPEC, dataset_of, flat_rows, save_hdf5
 
 from safehold.core.errors import DataError, ResourceError, UsageError
 from safehold.core.spec import Box, TaskSpec
 from safehold.data import hdf5
 from safehold.data.layouts import read_any, read_with_findings, write_dsrl
-
-
-def rows_of(lengths: list[int], seed: int = 0) -> dict[str, np.ndarray]:
-    """Flat rows as another program would write them, built step by step."""
-    rng = np.random.default_rng(seed)
-    rows: dict[str, list] = {
-        key: [] for key in ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
-    }
-    for number, length in enumerate(lengths):
-        path = rng.normal(size=(length + 1, 2)).astype(np.float32)
-        for step in range(length):
-            rows["observations"].append(path[step])
-            rows["next_observations"].append(path[step + 1])
-            rows["actions"].append(rng.uniform(-1, 1, size=1).astype(np.float32))
-            rows["rewards"].append(np.float32(rng.normal()))
-            rows["costs"].append(np.float32(rng.integers(2)))
-            last = step == length - 1
-            rows["terminals"].append(np.float32(last and number % 2 == 0))
-            rows["timeouts"].append(np.float32(last and number % 2 == 1))
-    return {key: np.array(values) for key, values in rows.items()}
-
-
-def save(path: Path, rows: dict[str, np.ndarray]) -> Path:
-    with h5py.File(path, "w") as file:
-        for key, values in rows.items():
-            file[key] = values
-    return path
 
 
 def codes(path: Path) -> set[str]:
@@ -50,8 +22,8 @@ def codes(path: Path) -> set[str]:
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=9), st.integers(0, 2**32 - 1))
 @settings(max_examples=25, deadline=None)
 def test_flat_rows_become_episodes(tmp_path_factory, lengths: list[int], seed: int) -> None:
-    rows = rows_of(lengths, seed)
-    path = save(tmp_path_factory.mktemp("flat") / "data.hdf5", rows)
+    rows = flat_rows(lengths, seed)
+    path = save_hdf5(tmp_path_factory.mktemp("flat") / "data.hdf5", rows)
     reading = read_with_findings(path)
     dataset = reading.dataset
     assert reading.layout == "dsrl"
@@ -103,7 +75,7 @@ def test_a_spec_that_differs_from_the_files_own_is_refused(tmp_path: Path) -> No
 
 
 def test_a_foreign_file_takes_the_spec_that_is_given(tmp_path: Path) -> None:
-    path = save(tmp_path / "data.hdf5", rows_of([3, 4]))
+    path = save_hdf5(tmp_path / "data.hdf5", flat_rows([3, 4]))
     spec = TaskSpec(env_id="test/Two", observation_size=2, action=Box((-1.0,), (1.0,)), horizon=10)
     assert read_any(path, spec=spec).spec == spec
     with pytest.raises(DataError, match="the horizon of the task is 3"):
@@ -113,61 +85,63 @@ def test_a_foreign_file_takes_the_spec_that_is_given(tmp_path: Path) -> None:
 
 
 def test_the_derived_task_holds_what_the_data_shows(tmp_path: Path) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     rows["actions"][2] = 2.5
-    spec = read_any(save(tmp_path / "data.hdf5", rows)).spec
+    spec = read_any(save_hdf5(tmp_path / "data.hdf5", rows)).spec
     assert spec == TaskSpec(env_id="unknown", observation_size=2, action=Box((-1.0,), (2.5,)), horizon=4)
 
 
 def test_a_step_that_ends_both_ways_counts_as_terminated_and_is_said(tmp_path: Path) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     rows["terminals"][6] = 1
-    path = save(tmp_path / "data.hdf5", rows)
+    path = save_hdf5(tmp_path / "data.hdf5", rows)
     assert codes(path) == {"ends-twice"}
     assert list(read_any(path).terminated) == [True, True]
 
 
 def test_a_tail_without_an_end_is_kept_as_truncated_and_is_said(tmp_path: Path) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     rows["timeouts"][6] = 0
-    path = save(tmp_path / "data.hdf5", rows)
+    path = save_hdf5(tmp_path / "data.hdf5", rows)
     assert codes(path) == {"unfinished"}
     assert list(read_any(path).lengths) == [3, 4]
     assert not read_any(path).terminated[1]
 
 
 def test_no_end_at_all_is_refused(tmp_path: Path) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     rows["terminals"][:] = rows["timeouts"][:] = 0
     with pytest.raises(DataError, match="no episode can be told from the next"):
-        read_any(save(tmp_path / "data.hdf5", rows))
+        read_any(save_hdf5(tmp_path / "data.hdf5", rows))
 
 
 def test_a_gap_in_the_log_is_said_with_its_row(tmp_path: Path) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     rows["next_observations"][4] += 1
-    (finding,) = [f for f in read_with_findings(save(tmp_path / "data.hdf5", rows)).findings if f.severity == "warn"]
+    (finding,) = [
+        f for f in read_with_findings(save_hdf5(tmp_path / "data.hdf5", rows)).findings if f.severity == "warn"
+    ]
     assert finding.code == "discontinuous"
     assert finding.where == "next_observations[4] and observations[5]"
     assert finding.what.startswith("1 of 5 steps")
 
 
 def test_next_observations_that_are_a_copy_are_said(tmp_path: Path) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     rows["next_observations"] = rows["observations"]
-    findings = read_with_findings(save(tmp_path / "data.hdf5", rows)).findings
+    findings = read_with_findings(save_hdf5(tmp_path / "data.hdf5", rows)).findings
     assert any("equals observations in every row" in finding.what for finding in findings)
 
 
 def test_extra_keys_are_said_and_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    path = save(tmp_path / "data.hdf5", {**rows_of([3, 4]), "infos": np.array([b"text"]), "more": np.zeros(2)})
+    path = save_hdf5(tmp_path / "data.hdf5", {**flat_rows([3, 4]), "infos": np.array([b"text"]), "more": np.zeros(2)})
     with caplog.at_level(logging.WARNING):
         read_any(path)
     assert "infos, more: not part of the layout" in caplog.text
 
 
 def test_a_policy_number_that_is_constant_in_each_episode_becomes_the_group(tmp_path: Path) -> None:
-    path = save(tmp_path / "data.hdf5", {**rows_of([3, 4]), "policy_seed": np.repeat([7, 9], [3, 4])})
+    path = save_hdf5(tmp_path / "data.hdf5", {**flat_rows([3, 4]), "policy_seed": np.repeat([7, 9], [3, 4])})
     assert list(read_any(path).group) == [7, 9]
     assert codes(path) == set()
 
@@ -176,18 +150,19 @@ def test_a_policy_number_that_is_constant_in_each_episode_becomes_the_group(tmp_
     "values", [np.arange(7), np.zeros(3), np.repeat([2**40, 1], [3, 4]), np.array([b"a"] * 7), np.full(7, 0.5)]
 )
 def test_a_group_that_is_none_is_left_out_and_said(tmp_path: Path, values: np.ndarray) -> None:
-    path = save(tmp_path / "data.hdf5", {**rows_of([3, 4]), "group": values})
+    path = save_hdf5(tmp_path / "data.hdf5", {**flat_rows([3, 4]), "group": values})
     assert read_any(path).group is None
     assert codes(path) == {"group-ignored"}
 
 
 def test_columns_of_one_are_taken_as_flat(tmp_path: Path) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     for key in ("rewards", "costs", "terminals", "timeouts"):
         rows[key] = rows[key][:, None]
     rows["actions"] = rows["actions"][:, 0]
     assert (
-        read_any(save(tmp_path / "a.hdf5", rows)).digest == read_any(save(tmp_path / "b.hdf5", rows_of([3, 4]))).digest
+        read_any(save_hdf5(tmp_path / "a.hdf5", rows)).digest
+        == read_any(save_hdf5(tmp_path / "b.hdf5", flat_rows([3, 4]))).digest
     )
 
 
@@ -214,35 +189,35 @@ def test_columns_of_one_are_taken_as_flat(tmp_path: Path) -> None:
     ],
 )
 def test_broken_rows_are_refused(tmp_path: Path, key: str, change, message: str) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     rows[key] = change(rows[key])
     with pytest.raises(DataError, match=message):
-        read_any(save(tmp_path / "data.hdf5", rows))
+        read_any(save_hdf5(tmp_path / "data.hdf5", rows))
 
 
 def test_no_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no rows"):
-        read_any(save(tmp_path / "data.hdf5", {key: values[:0] for key, values in rows_of([3]).items()}))
+        read_any(save_hdf5(tmp_path / "data.hdf5", {key: values[:0] for key, values in flat_rows([3]).items()}))
 
 
 @pytest.mark.parametrize("key", ["next_observations", "costs", "timeouts"])
 def test_a_missing_key_is_named(tmp_path: Path, key: str) -> None:
-    rows = rows_of([3, 4])
+    rows = flat_rows([3, 4])
     del rows[key]
     with pytest.raises(DataError, match=f"no array {key}; the file has"):
-        read_any(save(tmp_path / "data.hdf5", rows))
+        read_any(save_hdf5(tmp_path / "data.hdf5", rows))
 
 
 def test_other_files_are_refused_with_what_they_hold(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"arrays \['x'\] and groups \[\]"):
-        read_any(save(tmp_path / "x.hdf5", {"x": np.zeros(3)}))
+        read_any(save_hdf5(tmp_path / "x.hdf5", {"x": np.zeros(3)}))
     with pytest.raises(DataError, match="Minari"):
-        read_any(save(tmp_path / "m.hdf5", {"episode_0/rewards": np.zeros(3)}))
+        read_any(save_hdf5(tmp_path / "m.hdf5", {"episode_0/rewards": np.zeros(3)}))
 
 
 def test_the_budget_reaches_the_file(tmp_path: Path) -> None:
     with pytest.raises(ResourceError, match="budget"):
-        read_any(save(tmp_path / "data.hdf5", rows_of([9] * 9)), budget=100)
+        read_any(save_hdf5(tmp_path / "data.hdf5", flat_rows([9] * 9)), budget=100)
 
 
 def test_the_one_cost_of_the_flat_layout_must_be_named(tmp_path: Path) -> None:
@@ -255,5 +230,5 @@ def test_many_episodes_of_one_step_are_handled(tmp_path: Path) -> None:
     steps = 20_000
     rows = {key: np.zeros(steps, dtype=np.float32) for key in ("rewards", "costs", "timeouts")}
     rows |= {key: np.zeros((steps, 1), dtype=np.float32) for key in ("observations", "next_observations", "actions")}
-    dataset = read_any(save(tmp_path / "data.hdf5", {**rows, "terminals": np.ones(steps)}))
+    dataset = read_any(save_hdf5(tmp_path / "data.hdf5", {**rows, "terminals": np.ones(steps)}))
     assert len(dataset) == dataset.n_steps == steps
