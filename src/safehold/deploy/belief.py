@@ -19,7 +19,8 @@ class ToldMean:
     """What one trial's episodes said of the limited statistic (of the mean, for most limits) at a candidate.
 
     `noise_factor` times the variance of one episode is the statistic's noise variance: 1 / n for a mean.
-    `extra_variance` is added where outcomes are unknown; such a statistic informs the posterior and no weights.
+    `extra_variance` is added where outcomes are unknown, the square of half of the range that they leave; the value is
+    the upper end of it. Such a statistic informs the posterior and no weights.
     """
 
     index: int
@@ -27,6 +28,11 @@ class ToldMean:
     episodes: int
     noise_factor: float
     extra_variance: float
+
+    @property
+    def unknown(self) -> float:
+        """How far the value may be above the true statistic: outcomes that are unknown are told at their largest."""
+        return 2.0 * math.sqrt(self.extra_variance)
 
     @property
     def weighed(self) -> bool:

@@ -26,6 +26,9 @@ PREMISES = ("A3-independence", "A4-unchanged")
 NORMAL_EPISODES = "A7-normal-episodes"
 """Premise of a chance or cvar limit."""
 
+FRESH_EPOCH = "A12-fresh-epoch"
+"""Premise of every certificate after a resume."""
+
 APPROXIMATE = (
     "Chance and cvar limits are approximate: what is bounded is mean + kappa sd of normal episodes, estimated from "
     "replicates."
@@ -101,16 +104,23 @@ def open_verdict(state: State, choices: Bool[np.ndarray, "m"]) -> Verdict:
 def refuse_to_run(state: State, trial: str) -> None:
     """Raises if a trial that was asked may not run, or run again, as things stand now.
 
+    What it was asked on must still hold: a target that was paid for under a higher limit, or handed out on a premise
+    that was refuted since, is not paid for as things stand, however cheap it may be to ask for it anew.
+
     Raises:
         Alarm: if the level of the ladder lets nothing run but a fallback.
         Exhausted: if the run was stopped.
-        NoCertifiedTarget: if the trial's target is revoked or no longer certified.
+        NoCertifiedTarget: if the trial's target is revoked, no longer certified, or not paid for.
     """
     _refuse_if_ended(state)
     asked = state.asked[trial]
     verdict = state.verdict()
-    if not verdict.safe[asked.index]:
-        why = "is revoked by what was measured" if verdict.revoked[asked.index] else "is no longer certified"
+    if not (verdict.safe[asked.index] and verdict.price[asked.index] == 0.0):
+        why = "is no longer certified"
+        if verdict.revoked[asked.index]:
+            why = "is revoked by what was measured"
+        elif verdict.safe[asked.index]:
+            why = "is not paid for"
         raise NoCertifiedTarget(
             f"{trial} may not run: its target {asked.target} {why} since it was asked; abandon it. "
             f"{fallback_words(state)}"
@@ -167,6 +177,8 @@ def premises(state: State, *, on_premise: bool) -> tuple[str, ...]:
     names = {*PREMISES, *(name for rule in state.declaration.rules for name in rule.premises)}
     if any(limit.approximate for limit in state.limits):
         names.add(NORMAL_EPISODES)
+    if state.epoch > 0:
+        names.add(FRESH_EPOCH)
     if on_premise:
         names.add(SEED_PREMISES["attested" if state.epoch > 0 else state.declaration.seed_rule])
     return tuple(sorted(names, key=lambda name: int(name.split("-")[0][1:])))

@@ -191,6 +191,11 @@ class Prior:
             BadPrior: if a scale is missing, not finite or not positive.
         """
         contexts = dict(contexts or {})
+        foreign = [name for name in contexts if name not in space.names]
+        if foreign:
+            raise BadPrior(
+                f"context {foreign[0]!r} is no axis of the dial {space.names}; a context is an axis of its own"
+            )
         dials = tuple(name for name in space.names if name not in contexts)
         missing = [name for name in (limit.name for limit in limits) if name not in dials[1:]]
         if missing:

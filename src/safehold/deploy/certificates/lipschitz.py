@@ -11,6 +11,9 @@ from safehold.core.errors import UsageError
 from safehold.deploy.certificates.rule import Evidence, RuleVerdict, Terms, band_verdict, bound_words
 from safehold.gp.confidence import ConfidenceBand, envelope
 
+_ROUNDING = 1e-12
+"""In shares of the largest value: measurements that are as far apart as the premises allow contradict nothing."""
+
 _GUESS = 2.0
 """Multiplier of the model's standard deviation when guessing what one more measurement would open; for scoring."""
 
@@ -19,13 +22,13 @@ _GUESS = 2.0
 class Lipschitz:
     """Z is certified iff min_i y_i + E + sum_a L_a |z_a - z_i,a| <= limit, over told z_i, for every limit.
 
-    For each limited cost, by its name: `constants`, L, one a dial axis in cost units per unit of the axis (inf: nothing
-    is inferred along it, as for a context); `noise_bound`, E, bounds |told value - truth| of every told measurement of
-    at least the declared episodes per ask. Measurements of fewer, or with failed episodes, certify nothing. No belief
-    is involved; the Gaussian process only chooses. [LoSBO: Fiedler et al. 2024]
+    For each limited cost, by its name: `constants`, L, one a dial axis in cost units per unit of the axis (None:
+    nothing is inferred along it, as for a context); `noise_bound`, E, bounds |told value - truth| of every told
+    measurement of at least the declared episodes per ask. Measurements of fewer, or with failed episodes, certify
+    nothing. No belief is involved; the Gaussian process only chooses. [LoSBO: Fiedler et al. 2024]
     """
 
-    constants: Mapping[str, tuple[float, ...]]
+    constants: Mapping[str, tuple[float | None, ...]]
     noise_bound: Mapping[str, float]
 
     kind: ClassVar[str] = "lipschitz"
@@ -44,10 +47,11 @@ class Lipschitz:
         """
         for limit in terms.limits:
             slopes, error = self.constants.get(limit.name), self.noise_bound.get(limit.name)
-            if slopes is None or len(slopes) != len(terms.space.axes) or not all(slope >= 0.0 for slope in slopes):
+            possible = all(slope is None or 0.0 <= slope < np.inf for slope in slopes or ())
+            if slopes is None or len(slopes) != len(terms.space.axes) or not possible:
                 raise UsageError(
-                    f"lipschitz: constants of cost {limit.name!r} are {slopes}; declare one a dial axis, from 0, for "
-                    f"{terms.space.names}"
+                    f"lipschitz: constants of cost {limit.name!r} are {slopes}; declare one a dial axis for "
+                    f"{terms.space.names}: finite, from 0, or None where nothing carries over"
                 )
             if error is None or not 0.0 <= error < np.inf:
                 raise UsageError(
@@ -94,12 +98,12 @@ class LipschitzStanding:
         return replace(self, above=above, below=below, bands=bands, known=known)
 
     def _band(self, name: str, above: Float[np.ndarray, "m"], below: Float[np.ndarray, "m"]) -> ConfidenceBand:
-        """[largest y - E - L d, least y + E + L d], within [0, top]."""
-        slopes = self.rule.constants[name]
-        return ConfidenceBand(
-            lower=np.maximum(-envelope(self.terms.space, -below, slopes), 0.0),
-            upper=np.minimum(envelope(self.terms.space, above, slopes), self.terms.tops[name]),
-        )
+        """[largest y - E - L d, least y + E + L d], within [0, top]; ends that differ by rounding alone are one."""
+        slopes = tuple(np.inf if slope is None else slope for slope in self.rule.constants[name])
+        top = self.terms.tops[name]
+        lower = np.maximum(-envelope(self.terms.space, -below, slopes), 0.0)
+        upper = np.minimum(envelope(self.terms.space, above, slopes), top)
+        return ConfidenceBand(np.where(lower - upper <= _ROUNDING * top, np.minimum(lower, upper), lower), upper)
 
     def asked(self, index: int, charge: float) -> "LipschitzStanding":  # noqa: ARG002
         """Nothing is charged: there is no chance in it."""

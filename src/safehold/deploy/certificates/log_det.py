@@ -1,5 +1,6 @@
 """The frequentist certificate: a time-uniform band for one fixed function of bounded norm."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -21,7 +22,9 @@ class LogDet:
     the declared kernel; `episode_constant`, R, says that one episode's cost is R-sub-Gaussian around its expectation.
     A mean of n episodes is told with noise variance R^2 / n, whatever replicates show; nothing is estimated, and there
     is one declared kernel. [Abbasi-Yadkori 2013, Thm. 3.11; Whitehouse et al. 2023] The bands hold at all rounds at
-    once, so they are intersected.
+    once, so they are intersected. A mean of which a share s is unknown, because episodes failed, is told at its
+    largest possible value, s * cap above the least: for all such means together the multiplier grows by the root of
+    the sum of (s * cap)^2 n / R^2, by as much as their unknown costs can move the band.
     """
 
     norm_bound: Mapping[str, float]
@@ -65,41 +68,46 @@ class LogDet:
             processes[limit.name] = process_for(prior.kernels[0], terms.space, prior.mean, prior.linear)
         m = len(terms.space)
         bands = {name: ConfidenceBand.start(m, top) for name, top in terms.tops.items()}
-        return LogDetStanding(self, terms, processes, bands, 0)
+        return LogDetStanding(self, terms, processes, bands, dict.fromkeys(bands, 0.0), 0)
 
 
 @dataclass(frozen=True)
 class LogDetStanding:
-    """Processes of their own, told with the declared constants, and their running intersections."""
+    """Processes of their own, told with the declared constants, and their running intersections.
+
+    `unknown`: the sum of squares, in noise standard deviations, of how far each told mean may be above the true one.
+    """
 
     rule: LogDet
     terms: Terms
     processes: Mapping[str, Process]
     bands: Mapping[str, ConfidenceBand]
+    unknown: Mapping[str, float]
     known: int
     spent: float = 0.0
 
     def multiplier(self, name: str) -> float:
-        """B + sqrt(ln det + 2 ln(1 / delta)), at the limit's share of delta."""
+        """B + sqrt(ln det + 2 ln(1 / delta)), at the limit's share of delta, and the part for unknown costs."""
         share = split(self.terms.delta, [limit.name for limit in self.terms.limits])[name]
-        return log_determinant_multiplier(self.rule.norm_bound[name], self.processes[name].log_determinant, share)
+        bound = log_determinant_multiplier(self.rule.norm_bound[name], self.processes[name].log_determinant, share)
+        return bound + math.sqrt(self.unknown[name])
 
     def told(self, evidence: Evidence) -> "LogDetStanding":
         """Told what is new, and intersected; once a band is empty they stay as they are."""
-        processes = dict(self.processes)
+        processes, unknown = dict(self.processes), dict(self.unknown)
         known = self.known
         for name, process in self.processes.items():
             told = evidence.costs[name].told
             known = len(told)
             points = told[self.known :]
             if points:
-                constant = self.rule.episode_constant[name]
+                noise = np.array([self.rule.episode_constant[name] ** 2 * point.noise_factor for point in points])
                 processes[name] = process.condition(
-                    np.array([point.index for point in points]),
-                    np.array([point.value for point in points]),
-                    np.array([constant**2 * point.noise_factor + point.extra_variance for point in points]),
+                    np.array([point.index for point in points]), np.array([point.value for point in points]), noise
                 )
-        after = replace(self, processes=processes, known=known)
+                reach = np.array([point.unknown for point in points])
+                unknown[name] += float(np.sum(reach**2 / noise))
+        after = replace(self, processes=processes, unknown=unknown, known=known)
         if any(band.empty.any() for band in self.bands.values()):
             return after
         bands = {}
