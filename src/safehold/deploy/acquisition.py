@@ -167,8 +167,9 @@ def expanders(view: View) -> Bool[np.ndarray, "m"]:
     limit? Unlike [PLS, e_N], which asks l_N(z) - L d(z, z') <= b and at L = 0 holds for every safe z, so that
     "expander" would say nothing. (The question is that of SafeOpt-MC, Berkenkamp et al. 2016/2021.)
 
-    On a dial of more than 2^17 pairs (z, z') a search for the widest: from the widest safe candidates that may be asked
-    downwards, against the unsafe ones that miss least, until some expand. What it finds does expand; it may miss some.
+    On a dial of more than 2^17 pairs (z, z') a search for the widest: from the widest safe candidate that may be asked
+    downwards, those after the first against the unsafe ones that miss least, until some expand. What it finds does
+    expand; it may miss some.
     """
     inside = np.flatnonzero(view.safe)
     outside = np.flatnonzero(view.support & ~view.safe)
@@ -178,14 +179,15 @@ def expanders(view: View) -> Bool[np.ndarray, "m"]:
     if len(inside) * len(outside) <= _PAIRS:
         found[inside] = _opens(view, inside, outside)
         return found
-    outside = _smallest(_misses(view, outside), outside, _NEAREST)
     choices = np.flatnonzero(view.safe & view.choices)
     choices = _smallest(-relative_width(view)[choices], choices, _WIDEST)
-    for start in range(0, len(choices), _ROWS):
-        part = choices[start : start + _ROWS]
+    start, rows = 0, 1
+    while start < len(choices) and not found.any():
+        if start == 1:
+            outside = _smallest(_misses(view, outside), outside, _NEAREST)
+        part = choices[start : start + rows]
         found[part] = _opens(view, part, outside)
-        if found[part].any():
-            break
+        start, rows = start + rows, _ROWS
     return found
 
 
@@ -223,7 +225,8 @@ def _hypothetical_upper(
     Of a mixture these are moments, and its weights stay: a guess, which certifies nothing.
     """
     process = cost.process
-    covariance = process.covariances(told, others)
+    single = len(told) == 1  # a whole column costs less than a block
+    covariance = process.column(int(told[0]))[None, others] if single else process.covariances(told, others)
     predictive = process.variance[told] + cost.noise_variance[told]
     optimism = (cost.band.lower[told] - process.mean[told]) / predictive
     mean = process.mean[others] + covariance * optimism[:, None]
