@@ -20,6 +20,7 @@ from safehold.report.figures import (
     certificate,
     data_plane,
     path,
+    risk,
     safe_set,
     timeline,
 )
@@ -33,7 +34,9 @@ from safehold.report.words import over_limit, percent, target_text, verdict_of
 def run_page(run: RunView) -> str:
     """The whole report of a run as one HTML page."""
     sections = [
-        section for part in (_deployments, _targets, _data, _growth, _belief, _promise) for section in part(run)
+        section
+        for part in (_deployments, _targets, _data, _growth, _foretold, _belief, _promise)
+        for section in part(run)
     ]
     title = f"{run.task}: {run.name}" if run.task else run.name
     return page(title, verdict(run), [*sections, _origin(run)], next_commands(run))
@@ -313,6 +316,27 @@ def _growth(run: RunView) -> list[Section]:
     return [Section(title="How the certified set grew", pictures=pictures)]
 
 
+def _foretold(run: RunView) -> list[Section]:
+    """Bounds or risks against the limits, and what of delta they cost."""
+    if run.state is None:
+        return []
+    pictures = (
+        Picture(
+            "bounds",
+            bounds.draw(views.bounds_over_time(run, run.state)),
+            "A stem reaches from the predicted mean to the upper end of what was believed before the ask; dots are "
+            "what came. Tinted: over the limit as it was then. Seed targets on their premise have no certified bound.",
+        ),
+        Picture(
+            "risk",
+            risk.draw(views.spending(run, run.state)),
+            "One delta is shared out. Where a rule pays for risk, every new target is paid before it runs, and nothing "
+            "is ever refunded.",
+        ),
+    )
+    return [Section(title="Bounds, limits and risk", pictures=pictures)]
+
+
 def _belief(run: RunView) -> list[Section]:
     """Calibration, and bounds against what came."""
     if run.state is None:
@@ -329,15 +353,6 @@ def _belief(run: RunView) -> list[Section]:
             "episodes are left out here.",
         )
     ]
-    for number, limit in enumerate(state.declaration.limits):
-        view = bounds.info(
-            [_bound(state, trial, limit.name) for trial in state.asked],
-            cost_name=limit.name,
-            cost_unit=run.unit(limit.name),
-            limit=limit.value,
-        )
-        caption = "A stem reaches from the predicted mean to the certified bound; dots are what came."
-        pictures.append(Picture(f"bounds{number}", bounds.draw(view), caption))
     return [Section(title="Was the belief honest?", pictures=tuple(pictures))]
 
 
@@ -357,17 +372,6 @@ def _predictions(state: State, name: str | None) -> list[calibration.Prediction]
             )
         )
     return found
-
-
-def _bound(state: State, trial: str, name: str) -> bounds.BoundAtAsk:
-    asked, told = state.asked[trial], state.told.get(trial)
-    interval = None
-    if told is not None and not told.measurement.failed.any():
-        interval = mean_interval(told.measurement.costs[name])
-    upper = asked.certificate.upper
-    return bounds.BoundAtAsk(
-        number=asked.number, mean=asked.costs[name].mean, upper=None if upper is None else upper[name], told=interval
-    )
 
 
 def certificate_info(run: RunView) -> certificate.CertificatePage | None:

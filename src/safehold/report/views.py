@@ -1,18 +1,23 @@
 """The data of a deployment's pictures, as pure functions of its states and events."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
+from safehold.core.certificate import TrialState
+from safehold.core.constraint import Limit
+from safehold.core.intervals import Interval, mean_interval
 from safehold.core.target import Target
 from safehold.deploy.acquisition import expanders
 from safehold.deploy.choose import view
 from safehold.deploy.replay import State
-from safehold.ledger.events import Asked
-from safehold.report.figures import path, safe_set
+from safehold.ledger.events import Alarmed, Asked, LimitLowered, Resumed
+from safehold.report.figures import bounds, path, risk, safe_set
+from safehold.report.figures.bounds import Break
 from safehold.report.figures.safe_set import Grounds
+from safehold.report.run import RunView
 
 _MOST_PAIRS = 2e7  # of a certified and another candidate; above it expanders would take seconds to find
 
@@ -47,6 +52,108 @@ def chosen_path(state: State, grown: safe_set.SafeSet) -> path.Path:
         [(ask.number, ask.target, grounds_of(ask)) for ask in state.asked.values()],
         frozenset(ask.target for ask in state.asked.values() if revoked[ask.index]),
     )
+
+
+def breaks(events: Sequence[object]) -> tuple[Break, ...]:
+    """Where the terms changed: alarms, new epochs, lowered limits."""
+    found = []
+    number = epoch = 0
+    for event in events:
+        match event:
+            case Asked():
+                number += 1
+            case Alarmed():
+                found.append(Break(number=number, word=f"alarm: {event.monitor}"))
+            case Resumed():
+                epoch += 1
+                found.append(Break(number=number, word=f"epoch {epoch}"))
+            case LimitLowered():
+                found.append(Break(number=number, word=f"limit {event.value:g}"))
+    return tuple(found)
+
+
+def bounds_over_time(run: RunView, state: State) -> bounds.Bounds:
+    """Every ask against every limit."""
+    costs = [
+        bounds.cost(
+            limit.name,
+            _LIMITED[limit.kind].format(limit.name),
+            run.unit(limit.name),
+            [_bound(state, trial, limit.name) for trial in state.asked],
+            certified=bounding(state),
+        )
+        for limit in state.declaration.limits
+    ]
+    return bounds.info(costs, breaks(run.events))
+
+
+_LIMITED = {
+    "mean": "expected {} return",
+    "peak": "expected largest {} of a step",
+    "chance": "quantile of the {} return",
+    "cvar": "tail mean of the {} return",
+}
+
+
+def bounding(state: State) -> bool:
+    """Whether any rule certifies by upper bounds."""
+    return any(rule.bounding for rule in state.verdict().rules)
+
+
+def _bound(state: State, trial: str, name: str) -> bounds.BoundAtAsk:
+    """One ask against one limit; with a rule that bounds, only what was certified is shown as an upper bound."""
+    asked, told = state.asked[trial], state.told.get(trial)
+    limit = next(limit for limit in asked.certificate.limits if limit.name == name)
+    certified = asked.certificate.upper
+    upper = asked.costs[name].upper if not bounding(state) else None if certified is None else certified[name]
+    failed = state.states[trial] is TrialState.UNKNOWN or (told is not None and bool(told.measurement.failed.any()))
+    return bounds.BoundAtAsk(
+        number=asked.number,
+        mean=asked.costs[name].mean,
+        upper=upper,
+        limit=limit.value,
+        risk=asked.certificate.risks[name],
+        told=None if told is None or failed else statistic_interval(limit, told.measurement.costs[name]),
+        failed=failed,
+    )
+
+
+def statistic_interval(limit: Limit, costs: Float[np.ndarray, "n"]) -> Interval:
+    """The limited statistic of these episodes with its 95 % interval: Student's for a mean, normal for the others."""
+    if not limit.approximate:
+        return mean_interval(costs)
+    n = len(costs)
+    estimate = limit.statistic(costs)
+    half = 1.959964 * float(np.std(costs, ddof=1)) * np.sqrt(limit.noise_factor(n)) if n > 1 else np.nan
+    return Interval(estimate=estimate, low=estimate - half, high=estimate + half, level=0.95, n=n)
+
+
+def spending(run: RunView, state: State) -> risk.Spending:
+    """What the asks were charged, out of the certificate's share of delta."""
+    asked = list(state.asked.values())
+    charges = []
+    for ask in asked:
+        paying = next((e for e in ask.certificate.evidence if e.cap is not None), None)
+        charges.append(
+            risk.Charge(
+                number=ask.number,
+                charge=ask.certificate.charge,
+                risk=None if paying is None else paying.risk,
+                cap=None if paying is None else paying.cap,
+            )
+        )
+    return risk.info(
+        state.declaration.delta,
+        shares(state),
+        charges,
+        charging=any(rule.cap is not None for rule in state.verdict().rules),
+        breaks=breaks(run.events),
+    )
+
+
+def shares(state: State) -> dict[str, float]:
+    """What delta is shared out to."""
+    return {name: float(part) for name, part in asdict(state.declaration.share).items()}
 
 
 def _moment(state: State, ask: Asked | None) -> safe_set.Moment:

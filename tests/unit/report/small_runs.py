@@ -14,6 +14,7 @@ from safehold.core.target import Target, TargetSpace
 from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
 from safehold.deploy.certificates.paper import Paper
+from safehold.deploy.certificates.rule import Rule
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.prior import Prior
@@ -21,11 +22,15 @@ from safehold.deploy.prior import Prior
 LIMIT = 25.0
 
 
-def declaration(horizon: int = 8, limit: float = LIMIT) -> Declaration:
+def declaration(
+    horizon: int = 8, limit: float = LIMIT, rules: tuple[Rule, ...] = (Paper(),), dial_error: float = 8.0
+) -> Declaration:
     space = TargetSpace({"reward": tuple(np.linspace(500, 2900, 13)), "cost": tuple(np.linspace(0, 60, 16))})
     support = space.points[:, 1] < (space.points[:, 0] / 2900) ** 2 * 90 + 15
     limits = (Limit("cost", limit),)
-    prior = Prior.asked(space, limits, support, lengthscales={"reward": 900.0, "cost": 25.0}, dial_error={"cost": 8.0})
+    prior = Prior.asked(
+        space, limits, support, lengthscales={"reward": 900.0, "cost": 25.0}, dial_error={"cost": dial_error}
+    )
     return Declaration(
         prior=prior,
         limits=limits,
@@ -34,7 +39,7 @@ def declaration(horizon: int = 8, limit: float = LIMIT) -> Declaration:
         delta=0.05,
         horizon=horizon,
         seed_rule="log",
-        rules=(Paper(),),
+        rules=rules,
     )
 
 

@@ -16,6 +16,7 @@ from safehold.report.figures import (
     data_plane,
     palette,
     path,
+    risk,
     safe_set,
     timeline,
 )
@@ -262,17 +263,71 @@ def test_calibration_draws_nothing_without_tells():
 # bounds
 
 
-def test_slack_is_the_nearest_bound_to_the_limit():
-    asks = [bounds.BoundAtAsk(number=n, mean=1.0, upper=u, told=None) for n, u in enumerate((None, 3.0, 4.5))]
-    assert bounds.info(asks, limit=5.0).slack == 0.5
-    assert bounds.info(asks[:1], limit=5.0).slack is None
-    assert bounds.info(asks).slack is None
+def at_ask(number: int, **changed) -> bounds.BoundAtAsk:
+    usual = {"number": number, "mean": 1.0, "upper": 2.0, "limit": 5.0, "risk": 0.01, "told": None}
+    return bounds.BoundAtAsk(**{**usual, **changed})
 
 
-def test_bounds_draw_told_and_untold_asks():
+def test_slack_is_the_nearest_certified_bound_to_the_limit_of_its_time():
+    asks = [at_ask(0, upper=None), at_ask(1, upper=3.0), at_ask(2, upper=3.9, limit=4.0)]
+    assert bounds.cost("c", "w", "u", asks, certified=True).slack == pytest.approx(0.1)
+    assert bounds.cost("c", "w", "u", asks, certified=False).slack is None
+    assert bounds.cost("c", "w", "u", asks[:1], certified=True).slack is None
+
+
+@pytest.mark.parametrize("limits", [1, 2, 3])
+@pytest.mark.parametrize("certified", [True, False])
+def test_bounds_draw_a_panel_a_limit_and_one_for_risks_where_risk_is_what_is_paid(limits, certified):
     told = mean_interval(np.array([1.0, 2.0]))
-    asks = [bounds.BoundAtAsk(number=n, mean=1.0, upper=2.0, told=told if n else None) for n in range(3)]
-    assert "certified bound of the mean" in rendered(bounds.draw(bounds.info(asks, limit=5.0)))
+    over = mean_interval(np.array([7.0, 8.0]))
+    asks = [at_ask(0), at_ask(1, told=told), at_ask(2, told=over, limit=4.0), at_ask(3, failed=True, risk=0.0)]
+    costs = [bounds.cost(f"c{n}", f"expected c{n} return", "units", asks, certified=certified) for n in range(limits)]
+    figure = bounds.draw(bounds.info(costs, [bounds.Break(number=2, word="limit 4")]))
+    assert len(figure.axes) == limits + (not certified)
+    text = rendered(figure)
+    assert ("certified bound" in text) == certified
+    assert ("risk of" in text) != certified
+    assert "told, over the limit" in text
+    assert "failed or unknown" in text
+    assert "a: limit 4" in text
+
+
+def test_breaks_before_the_same_ask_share_a_line():
+    breaks = [bounds.Break(number=3, word="alarm: costs"), bounds.Break(number=3, word="epoch 1")]
+    assert bounds.joined(breaks) == (bounds.Break(number=3, word="alarm: costs, epoch 1"),)
+
+
+def test_bounds_of_nothing_say_so():
+    assert "no ask yet" in rendered(bounds.draw(bounds.info([bounds.cost("c", "w", "u", [], certified=True)])))
+
+
+# risk
+
+
+def charge(number: int, paid: float) -> risk.Charge:
+    return risk.Charge(number=number, charge=paid, risk=paid, cap=0.02)
+
+
+def test_charges_add_up_against_the_certificates_share():
+    shares = {"seed": 0.0, "certificate": 0.045, "noise": 0.005}
+    view = risk.info(0.05, shares, [charge(0, 0.0), charge(1, 0.01), charge(2, 0.005)], charging=True)
+    assert view.spent == pytest.approx((0.0, 0.01, 0.015))
+    assert view.budget == 0.045
+    assert [name for name, _ in view.shares] == ["certificate", "noise"]
+    text = rendered(risk.draw(view))
+    assert "certificate 0.045 (0.015 spent, filled)" in text
+    assert "bounds on the noise 0.005" in text
+    assert "1e-06" in text
+
+
+def test_rules_that_charge_nothing_say_so():
+    text = rendered(risk.draw(risk.info(0.1, {"certificate": 0.1}, [charge(0, 0.0)], charging=False)))
+    assert risk.NO_CHARGES in text
+    assert "Risk spent" not in text
+
+
+def test_spending_before_the_first_ask_is_drawn():
+    assert "nothing asked yet" in rendered(risk.draw(risk.info(0.1, {"certificate": 0.1}, [], charging=True)))
 
 
 # certificate

@@ -17,7 +17,20 @@ def hostile_page() -> str:
     cloud = data_plane.draw(
         data_plane.info(rng.exponential(9, 900), rng.normal(size=900), cost_name=HOSTILE, cost_unit=HOSTILE, limit=25.0)
     )
-    empty = bounds.draw(bounds.info([], cost_name=HOSTILE))
+    empty = bounds.draw(
+        bounds.info(
+            [
+                bounds.cost(
+                    HOSTILE,
+                    HOSTILE,
+                    HOSTILE,
+                    [bounds.BoundAtAsk(number=0, mean=1.0, upper=2.0, limit=3.0, risk=0.1, told=None)],
+                    certified=False,
+                )
+            ],
+            [bounds.Break(number=0, word=HOSTILE)],
+        )
+    )
     return page(
         HOSTILE,
         Verdict("bad", HOSTILE, (HOSTILE,)),

@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from safehold.core.errors import UsageError
 
@@ -129,6 +129,14 @@ def limit_line(ax: Axes, limit: float, name: str, along: Literal["x", "y"]) -> N
 def whole_numbers(ax: Axes) -> None:
     """Ticks of the axis below at whole numbers only: it counts asks."""
     ax.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))
+
+
+def log_axis(ax: Axes, low: float, high: float) -> None:
+    """A logarithmic axis upwards with plain numbers at its ticks."""
+    ax.set_yscale("log")
+    ax.set_ylim(low, high)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def span(values: Sequence[float], margin: float = 0.06) -> tuple[float, float]:

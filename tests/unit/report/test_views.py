@@ -1,0 +1,77 @@
+"""What pictures are drawn from, against the ledger that it is read from."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_runs import LIMIT, declaration, deploy, measure
+
+from safehold.core.constraint import Limit
+from safehold.deploy.certificates.risk_ledger import RiskLedger
+from safehold.deploy.optimizer import Deployment
+from safehold.report import views
+from safehold.report.figures.bounds import Break
+from safehold.report.run import read_run
+
+
+@pytest.fixture(scope="module")
+def ledger_run(tmp_path_factory):
+    """A run that pays for risk, of which the limit was lowered before its fourth ask, and whose sixth failed."""
+    place = tmp_path_factory.mktemp("ledger")
+    with Deployment.create(place, declaration(horizon=20, rules=(RiskLedger(),), dial_error=12.0)) as deployment:
+        for number in range(7):
+            if number == 3:
+                deployment.lower_limit("cost", LIMIT - 3, "caution", seeds_hold=True)
+            trial = deployment.ask()
+            outcome = measure(trial.target, number)
+            if number == 5:
+                outcome = replace(outcome, failed=np.arange(20) == 0)
+            deployment.tell(trial.id, outcome)
+    return read_run(place)
+
+
+def test_every_ask_is_shown_against_its_limit_as_it_was_then(ledger_run):
+    (shown,) = views.bounds_over_time(ledger_run, ledger_run.state).costs
+    assert [ask.limit for ask in shown.asks] == [LIMIT] * 3 + [LIMIT - 3] * 4
+    assert [ask.failed for ask in shown.asks] == [False] * 5 + [True, False]
+    assert shown.asks[5].told is None
+    assert not shown.certified
+    for ask, asked in zip(shown.asks, ledger_run.state.asked.values(), strict=True):
+        assert (ask.mean, ask.upper) == (asked.costs["cost"].mean, asked.costs["cost"].upper)
+        assert ask.risk == asked.certificate.risks["cost"]
+
+
+def test_bounds_that_certify_are_those_of_the_certificates(tmp_path):
+    deploy(tmp_path, tells=4).close()
+    run = read_run(tmp_path)
+    (shown,) = views.bounds_over_time(run, run.state).costs
+    certificates = [asked.certificate for asked in run.state.asked.values()]
+    assert shown.certified
+    assert [ask.upper for ask in shown.asks] == [c.upper["cost"] if c.upper else None for c in certificates]
+    assert views.spending(run, run.state).charging is False
+
+
+def test_spending_ends_where_the_state_does(ledger_run):
+    view = views.spending(ledger_run, ledger_run.state)
+    assert view.charging
+    assert view.spent[-1] == pytest.approx(ledger_run.state.spent)
+    assert sum(part for _, part in view.shares) == pytest.approx(0.05)
+    assert all(charge.charge <= charge.cap for charge in view.charges)
+    assert view.charges[0].charge == 0.0  # a seed target on its premise
+
+
+def test_a_lowered_limit_is_a_break(ledger_run):
+    assert views.breaks(ledger_run.events) == (Break(number=3, word="limit 22"),)
+
+
+def test_a_chance_limits_statistic_has_an_interval_about_it():
+    costs = np.random.default_rng(0).normal(10, 2, 400)
+    limit = Limit("cost", 20.0, "chance", 0.1)
+    interval = views.statistic_interval(limit, costs)
+    assert interval.estimate == limit.statistic(costs)
+    assert interval.low < 10 + 1.2816 * 2 < interval.high
+    # sd of mean + q s: 2 sqrt(1/n + q^2 / (2 (n - 1)))
+    assert (interval.high - interval.estimate) / 1.96 == pytest.approx(
+        np.std(costs, ddof=1) * np.sqrt(1 / 400 + 1.2816**2 / 798), rel=1e-3
+    )
+    assert not views.statistic_interval(limit, costs[:1]).known
