@@ -42,7 +42,7 @@ _KNOWN_STARTS = {
 }
 _FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 _NUMBERS = frozenset({"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"})
-_DEFLATE_RATIO = 1032
+DEFLATE_RATIO = 1032
 """Largest factor by which deflate data can grow (zlib documentation, "Maximum Compression Factor")."""
 
 _HDF5_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, EOFError)
@@ -118,8 +118,8 @@ class GuardedFile:
         if sum(claims.values()) > self.budget:
             largest = max(claims, key=lambda name: claims[name])
             raise ResourceError(
-                f"{self.path}: its arrays claim {_gigabytes(sum(claims.values()))} of memory, the largest is {largest} "
-                f"with shape {checked[largest][0]}; the budget is {_gigabytes(self.budget)}. If the claim is true, "
+                f"{self.path}: its arrays claim {gigabytes(sum(claims.values()))} of memory, the largest is {largest} "
+                f"with shape {checked[largest][0]}; the budget is {gigabytes(self.budget)}. If the claim is true, "
                 "give a larger budget or split the file"
             )
         findings: list[Finding] = []
@@ -136,16 +136,7 @@ class GuardedFile:
                     "it came from"
                 ) from error
             arrays[name] = convert(f"{self.path}: {name}", values, dtype)
-            if values.dtype.kind == dtype.kind == "f" and values.dtype.itemsize > dtype.itemsize:
-                findings.append(
-                    Finding(
-                        severity="note",
-                        code="rounded",
-                        where=name,
-                        what=f"stored as {values.dtype}, kept as {dtype} by rounding",
-                        fix="Nothing to do: networks compute in float32 anyway.",
-                    )
-                )
+            findings.extend(rounded(name, values.dtype, dtype))
         return arrays, tuple(findings)
 
     def _checked(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
@@ -231,18 +222,18 @@ class GuardedFile:
         raw = math.prod(dataset.chunks) * dataset.dtype.itemsize
         if raw > self.budget:
             raise ResourceError(
-                f"{self.path}: {name} is stored in pieces of {_gigabytes(raw)}; the budget is {_gigabytes(self.budget)}"
+                f"{self.path}: {name} is stored in pieces of {gigabytes(raw)}; the budget is {gigabytes(self.budget)}"
             )
         stored: list[int] = []
         dataset.id.chunk_iter(lambda chunk: stored.append(int(chunk.size)))
         expected = math.prod(-(-n // c) for n, c in zip(dataset.shape, dataset.chunks, strict=True))
         if len(stored) < expected:
             raise DataError(_unwritten(self.path, name, f"{len(stored)} of {expected} pieces are"))
-        inflated = max(stored) * _DEFLATE_RATIO if h5py.h5z.FILTER_DEFLATE in filters else max(stored)
+        inflated = max(stored) * DEFLATE_RATIO if h5py.h5z.FILTER_DEFLATE in filters else max(stored)
         if max(stored) > raw + raw // 100 + 4096 or inflated > self.budget:
             raise ResourceError(
                 f"{self.path}: a piece of {name} has {max(stored)} compressed bytes for {raw} bytes of content and "
-                f"could inflate to {_gigabytes(inflated)}; the budget is {_gigabytes(self.budget)}. If the file is "
+                f"could inflate to {gigabytes(inflated)}; the budget is {gigabytes(self.budget)}. If the file is "
                 "sound, rewrite it in smaller pieces (h5repack -l CHUNK=...) or give a larger budget"
             )
 
@@ -307,6 +298,21 @@ def convert(where: str, values: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
         place = tuple(int(i) for i in np.argwhere(lost)[0])
         raise DataError(f"{where}{list(place)} is {native[place]} ({values.dtype}); expected {expected}")
     return native.astype(dtype)
+
+
+def rounded(name: str, stored: np.dtype[Any], kept: np.dtype[Any]) -> tuple[Finding, ...]:
+    """The note on floats that `convert` made narrower."""
+    if not (stored.kind == kept.kind == "f" and stored.itemsize > kept.itemsize):
+        return ()
+    return (
+        Finding(
+            severity="note",
+            code="rounded",
+            where=name,
+            what=f"stored as {stored.newbyteorder('=')}, kept as {kept} by rounding",
+            fix="Nothing to do: networks compute in float32 anyway.",
+        ),
+    )
 
 
 @contextmanager
@@ -415,5 +421,6 @@ def _unwritten(path: Path, name: str, how_much: str) -> str:
     )
 
 
-def _gigabytes(count: int) -> str:
+def gigabytes(count: int) -> str:
+    """A number of bytes, for a message."""
     return f"{count / 2**30:.3g} GiB"

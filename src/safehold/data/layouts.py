@@ -8,13 +8,13 @@ import numpy as np
 
 from safehold.core.errors import DataError, UsageError
 from safehold.core.spec import TaskSpec
-from safehold.data import hdf5
+from safehold.data import hdf5, npz
 from safehold.data.dataset import OfflineDataset
 from safehold.data.declared import Columns
 from safehold.data.findings import Finding
 from safehold.data.flat import layout_of, read_flat
 from safehold.data.guard import BUDGET, opened
-from safehold.data.source import Source
+from safehold.data.source import Source, first_bytes
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +53,9 @@ def read_with_findings(
     path: Path, *, spec: TaskSpec | None = None, columns: Columns | None = None, budget: int = BUDGET
 ) -> Reading:
     """Like `read_any`, with the findings instead of log lines."""
-    declared = Columns() if columns is None else columns
-    with opened(path, budget) as file:
-        if file.text("format") == hdf5.FORMAT:
-            layout = hdf5.FORMAT
-            dataset, findings = hdf5.read_opened(file)
-            _check_own(path, dataset.spec, spec, columns)
-        else:
-            layout = _flat_layout(file)
-            dataset, findings = read_flat(file, spec, declared)
-    return Reading(layout=layout, sha256=file.sha256, dataset=dataset, findings=findings)
+    if first_bytes(path).startswith(npz.MAGIC):
+        return _read_npz(path, spec, Columns() if columns is None else columns, budget)
+    return _read_hdf5(path, spec, columns, budget)
 
 
 def write_dsrl(path: Path, dataset: OfflineDataset, *, cost: str | None = None, overwrite: bool = False) -> None:
@@ -98,6 +91,26 @@ def write_dsrl(path: Path, dataset: OfflineDataset, *, cost: str | None = None, 
         hdf5.header(file, "safehold_provenance", hdf5.canonical(dataset.provenance))
         for name, values in arrays.items():
             hdf5.store(file, name, values)
+
+
+def _read_hdf5(path: Path, spec: TaskSpec | None, columns: Columns | None, budget: int) -> Reading:
+    with opened(path, budget) as file:
+        if file.text("format") == hdf5.FORMAT:
+            layout = hdf5.FORMAT
+            dataset, findings = hdf5.read_opened(file)
+            _check_own(path, dataset.spec, spec, columns)
+        else:
+            layout = _flat_layout(file)
+            dataset, findings = read_flat(file, spec, Columns() if columns is None else columns)
+    return Reading(layout=layout, sha256=file.sha256, dataset=dataset, findings=findings)
+
+
+def _read_npz(path: Path, spec: TaskSpec | None, columns: Columns, budget: int) -> Reading:
+    with npz.opened_npz(path, budget) as file:
+        by_offsets = file.has("offsets")
+        layout = npz.OFFSETS if by_offsets else f"npz-{_flat_layout(file)}"
+        dataset, findings = (npz.read_offsets if by_offsets else read_flat)(file, spec, columns)
+    return Reading(layout=layout, sha256=file.sha256, dataset=dataset, findings=findings)
 
 
 def _check_own(path: Path, own: TaskSpec, spec: TaskSpec | None, columns: Columns | None) -> None:
