@@ -8,7 +8,7 @@ from scipy.special import betaln, xlog1py, xlogy
 
 from safehold.core.errors import DataError, UsageError
 from safehold.core.intervals import Interval
-from safehold.deploy.betting import Hypothesis, log_factors, log_mixture, missing_episodes, probability
+from safehold.deploy.betting import FRACTIONS, Hypothesis, log_factors, log_mixture, missing_episodes, probability
 
 _HALVINGS = 60
 
@@ -85,6 +85,48 @@ def mean_cost_sequence(
     )
 
 
+def average_sequence(
+    costs: Float[np.ndarray, "n"], cap: float, level: float = 0.95, failed: Bool[np.ndarray, "_"] | None = None
+) -> Interval:
+    """Bounds of the average of expected costs of the episodes that ran, which may all differ: targets do, worlds drift.
+
+    With costs x_t in [0, cap], in units of it, expectations m_t given all that went before, and any guess g_t made
+    before x_t: exp(a sum (x_t - m_t) - (-ln(1 - a) - a) sum (x_t - g_t)^2) is a nonnegative supermartingale from 1
+    for every a in [0, 1), and so is the same of 1 - x_t   [Fan, Grama & Liu 2015; Howard et al. 2021, Theorem 4].
+    Mixed over a = 0.9 times `FRACTIONS`; g_t is the mean so far. P(the average of m_1 .. m_n lies outside at any n)
+    <= 1 - level. A failed or missing episode counts as the cap for the upper bound and the estimate, as 0 for the
+    lower bound.
+
+    Raises:
+        DataError: if a cost is negative or above the cap, or costs and marks differ in number.
+    """
+    delta = 0.5 * (1 - probability("level", level))
+    n = len(costs)
+    dearest, cheapest = (_filled(costs, cap, failed, value) / cap for value in (cap, 0.0))
+    if n == 0:
+        return _interval(math.nan, 0.0, cap, level, 0)
+    low = float(np.mean(cheapest)) - _deviation(cheapest, delta) / n
+    high = float(np.mean(dearest)) + _deviation(dearest, delta) / n
+    return _interval(cap * float(np.mean(dearest)), cap * max(low, 0.0), cap * min(high, 1.0), level, n)
+
+
+def _deviation(shares: Float[np.ndarray, "n"], delta: float) -> float:
+    """Least s at which the mixture of `average_sequence` comes to 1 / delta: sum (x_t - m_t) stays below it."""
+    n = len(shares)
+    guesses = (0.5 + np.concatenate([[0.0], np.cumsum(shares)[:-1]])) / np.arange(1, n + 1)
+    spread = float(np.sum((shares - guesses) ** 2))
+    slopes = 0.9 * FRACTIONS
+    fixed = -(-np.log1p(-slopes) - slopes) * spread
+    inside, outside = 0.0, float(n)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (inside + outside)
+        if float(log_mixture(slopes * middle + fixed)) >= -math.log(delta):
+            outside = middle
+        else:
+            inside = middle
+    return outside
+
+
 def mean_cost_upper(
     costs: Float[np.ndarray, "n"], cap: float, delta: float, failed: Bool[np.ndarray, "_"] | None = None
 ) -> float:
@@ -103,6 +145,8 @@ def _end(hypothesis: Hypothesis, scores: Float[np.ndarray, "n"], cap: float, del
     far, near = (cap, 0.0) if hypothesis == "unsafe" else (0.0, cap)
     for _ in range(_HALVINGS):
         middle = 0.5 * (far + near)
+        if middle in (far, near):  # no number lies between: at the cap itself a bet against it has no stake
+            break
         path = log_mixture(np.cumsum(log_factors(hypothesis, scores, middle, cap), axis=0))
         if float(np.max(path, initial=0.0)) >= -math.log(delta):
             far = middle

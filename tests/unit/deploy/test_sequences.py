@@ -12,8 +12,14 @@ from scipy.stats import binom
 
 from safehold.core.errors import DataError, UsageError
 from safehold.core.intervals import proportion_interval
-from safehold.deploy.betting import verify_seed
-from safehold.deploy.sequences import mean_cost_sequence, mean_cost_upper, violation_bounds, violation_sequence
+from safehold.deploy.betting import FRACTIONS, verify_seed
+from safehold.deploy.sequences import (
+    average_sequence,
+    mean_cost_sequence,
+    mean_cost_upper,
+    violation_bounds,
+    violation_sequence,
+)
 
 COSTS = arrays(np.float64, st.integers(1, 25), elements=st.floats(0.0, 3.0))
 VIOLATED = arrays(np.bool_, st.integers(1, 40))
@@ -169,3 +175,58 @@ def test_refuses_costs_that_break_the_cap():
         violation_bounds(np.array([3]), np.array([2]))
     with pytest.raises(UsageError, match="level is 1"):
         violation_sequence(np.array([True]), 1.0)
+
+
+def test_the_average_of_drifting_expectations_stays_inside_at_every_look():
+    """60 runs of 200 episodes whose expectation wanders with what was seen; 95 % inside at all looks together."""
+    rng, missed = np.random.default_rng(3), 0
+    looks = (1, 5, 20, 80, 200)
+    for _ in range(60):
+        costs, means, total = np.zeros(200), np.zeros(200), 0.0
+        for t in range(200):
+            means[t] = 0.9 if total > 0.4 * t else 0.1  # pushes against its own past
+            costs[t] = float(rng.random() < means[t])
+            total += costs[t]
+        found = [average_sequence(costs[:n], 1.0) for n in looks]
+        inside = [b.low <= float(np.mean(means[:n])) <= b.high for n, b in zip(looks, found, strict=True)]
+        missed += not all(inside)
+    assert missed <= 60 * 0.05
+
+
+def test_the_average_is_bounded_more_tightly_the_more_episodes_ran_and_the_quieter_they_were():
+    quiet, loud = np.full(400, 0.3), np.tile([0.0, 0.6], 200)
+    widths = [average_sequence(quiet[:n], 3.0) for n in (10, 100, 400)]
+    assert [b.high - b.low for b in widths] == sorted((b.high - b.low for b in widths), reverse=True)
+    calm, wild = average_sequence(quiet, 3.0), average_sequence(loud, 3.0)
+    assert wild.low < calm.low < 0.3 < calm.high < wild.high
+    assert calm.high < 0.4
+
+
+def test_the_average_is_clear_of_what_it_refutes_by_one_slope_alone():
+    """One a of the mixture, at its weight, gives a bound that the mixture is at least as good as."""
+    costs = np.tile([0.2, 0.5, 0.2, 0.1], 25)
+    bounds, n = average_sequence(costs, 1.0), len(costs)
+    guesses = (0.5 + np.concatenate([[0.0], np.cumsum(costs)[:-1]])) / np.arange(1, n + 1)
+    spread = np.sum((costs - guesses) ** 2)
+    weights = FRACTIONS / FRACTIONS.sum()
+    alone = [
+        (np.log(1 / (0.025 * w)) + (-np.log1p(-0.9 * f) - 0.9 * f) * spread) / (0.9 * f)
+        for f, w in zip(FRACTIONS, weights, strict=True)
+    ]
+    assert bounds.high <= np.mean(costs) + min(alone) / n + 1e-12
+    assert bounds.high - np.mean(costs) == pytest.approx(np.mean(costs) - bounds.low)
+
+
+def test_missing_episodes_widen_the_average_to_the_safe_side_of_either_bound():
+    costs = np.full(60, 0.6)
+    costs[::10] = np.nan
+    bounds = average_sequence(costs, 3.0)
+    assert bounds.high == average_sequence(np.where(np.isnan(costs), 3.0, costs), 3.0).high
+    assert bounds.low == average_sequence(np.where(np.isnan(costs), 0.0, costs), 3.0).low
+    nothing = average_sequence(np.zeros(0), 3.0)
+    assert (nothing.low, nothing.high, nothing.n) == (0.0, 3.0, 0)
+
+
+def test_one_episode_at_the_cap_bounds_nothing_and_warns_of_nothing():
+    bounds = mean_cost_sequence(np.array([3.0]), 3.0)
+    assert (bounds.estimate, bounds.high) == (3.0, 3.0)
