@@ -181,7 +181,7 @@ def _rows(path: Path) -> list[tuple[Any, ...]]:
         connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' * alone}", uri=True)
         try:
             return connection.execute(
-                "SELECT seq, kind, trial, key, body, prev_hash, hash FROM event ORDER BY seq"
+                "SELECT seq, kind, trial, key, body, prev_hash, hash, wall_time, seal FROM event ORDER BY seq"
             ).fetchall()
         finally:
             connection.close()
@@ -192,13 +192,13 @@ def _rows(path: Path) -> list[tuple[Any, ...]]:
 def _check_chain(run: Path, rows: Sequence[tuple[Any, ...]]) -> tuple[int, str]:
     """Numbers without a gap, hashes and links right, bodies in their one spelling; number and hash of the last row."""
     before = "0" * 64
-    for place, (seq, kind, trial, key, body, prev_hash, hash_) in enumerate(rows):
+    for place, (seq, kind, trial, key, body, prev_hash, hash_, wall_time, seal) in enumerate(rows):
         try:
-            right = hashlib.sha256(_spelt([seq, kind, trial, key, body, prev_hash]).encode("ascii")).hexdigest()
+            right, sealed = _sum([seq, kind, trial, key, body, prev_hash]), _sum([hash_, wall_time])
             spelt = _spelt(json.loads(body, parse_constant=float)) == body
         except (TypeError, ValueError, RecursionError):
-            right, spelt = "", False
-        if seq != place or hash_ != right or prev_hash != before or not spelt:
+            right, sealed, spelt = "", "", False
+        if seq != place or hash_ != right or prev_hash != before or seal != sealed or not spelt:
             raise IntegrityError(f"{run}: the hash chain breaks at event {seq}: a row was edited, deleted or reordered")
         before = right
     if not rows or rows[0][1] != "genesis" or json.loads(rows[0][4]).get("format") != "safehold-ledger":
@@ -209,6 +209,11 @@ def _check_chain(run: Path, rows: Sequence[tuple[Any, ...]]) -> tuple[int, str]:
 def _spelt(plain: object) -> str:
     """JSON with sorted keys, without blanks, ASCII, finite."""
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _sum(plain: object) -> str:
+    """SHA-256 of the spelling."""
+    return hashlib.sha256(_spelt(plain).encode("ascii")).hexdigest()
 
 
 def _head_file(run: Path) -> tuple[int, str]:
@@ -304,10 +309,13 @@ class _Output:
         mean, sd, factor, _ = self._condition(number, places, noise, np.ones(len(self.told), dtype=np.bool_))
         return mean, sd, float(2 * np.sum(np.log(np.diag(factor))) - np.sum(np.log(noise)))
 
-    def mixture(self, places: Array) -> tuple[Array, Array, Array]:
-        """Means and standard deviations (j, p) of the members, and their weights (j,) by marginal likelihood."""
-        noise, every = self.noise(), np.ones(len(self.told), dtype=np.bool_)
+    def mixture(self, places: Array, *, assumed: bool = True) -> tuple[Array, Array, Array]:
+        """Means and standard deviations (j, p) of the members, and their weights (j,) by marginal likelihood.
+
+        With what was assumed of failed episodes, or without; it never counts for the weights.
+        """
         weighed = np.array([t.extra == 0.0 for t in self.told], dtype=np.bool_)
+        noise, every = self.noise(), np.ones(len(self.told), dtype=np.bool_) if assumed else weighed
         means, sds, logs = [], [], []
         for number, weight in enumerate(self.prior["weights"]):
             mean, sd, factor, residual = self._condition(number, places, noise, every)
@@ -507,6 +515,10 @@ class _Fold:
     def _believe(self) -> None:
         """Posterior of every output after all that was told, and every band intersected with that of this round."""
         self.mixtures = {name: output.mixture(self.places) for name, output in self.outputs.items()}
+        self.measured = {
+            name: output.mixture(self.places, assumed=False) if any(t.extra > 0.0 for t in output.told) else mixture
+            for (name, output), mixture in zip(self.outputs.items(), self.mixtures.values(), strict=True)
+        }
         for kind, bands in self.bands.items():
             frozen = any((low > high).any() for low, high in bands.values())
             self.present[kind] = {}
@@ -520,7 +532,8 @@ class _Fold:
         """Interval (p,), (p,) of one limited cost in this round by one rule."""
         output, rule, part = self.outputs[name], self.rules[kind], self.left_at_start / len(self.limits)
         if kind == "paper":
-            means, sds, _ = self.mixtures[name]
+            beliefs = [(means, sds) for means, sds, _ in (self.mixtures[name], self.measured[name])]
+            means, sds = (np.concatenate(arrays) for arrays in zip(*beliefs, strict=True))
             alpha = math.sqrt(2 * math.log(self.m * (self.rounds + 1) ** 2 * math.pi**2 / (6 * part)))
             return np.min(means - alpha * sds, axis=0), np.max(means + alpha * sds, axis=0)
         if kind == "log_det":
@@ -542,12 +555,17 @@ class _Fold:
         return low, high
 
     def _risks(self, name: str, inflate: float) -> Array:
-        """P(cost > limit | told) (p,) under the mixture, every deviation widened under the limit."""
-        means, sds, weights = self.mixtures[name]
-        excess = means - self.limits[name]["value"]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            standard = np.where(excess > 0, excess / sds, excess / (inflate * sds))
-        return np.asarray(weights @ ndtr(np.where(np.isnan(standard), np.inf, standard)))
+        """P(cost > limit | told) (p,) under the mixture, every deviation widened under the limit.
+
+        The larger of those with and without what was assumed of failed episodes.
+        """
+        risks = []
+        for means, sds, weights in (self.mixtures[name], self.measured[name]):
+            excess = means - self.limits[name]["value"]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                standard = np.where(excess > 0, excess / sds, excess / (inflate * sds))
+            risks.append(weights @ ndtr(np.where(np.isnan(standard), np.inf, standard)))
+        return np.asarray(np.maximum(*risks))
 
     def _verdict(self, slack: float) -> _Verdict:
         """What may be handed out: up to rounding with slack > 0, for certain with slack < 0."""

@@ -1,10 +1,10 @@
 """The ledger file: append-only events in SQLite, each hash-chained to the one before it.
 
-The chain covers sequence number, kind, trial, key and body of every event; the wall time stands beside it, unhashed,
-so that two runs with the same inputs have the same ledger but for their timestamps. After every commit, and before
-anybody is told of it, the number and hash of the last event are also written to a head file outside the database: a
-database that lost its tail (copied without its `-wal`, truncated, rolled back) no longer reaches its head and is
-refused.
+The chain covers sequence number, kind, trial, key and body of every event. The wall time stands beside it, so that two
+runs with the same inputs have the same chain; a seal of its own, over the hash and the time, shows an edit of it. After
+every commit, and before anybody is told of it, the number and hash of the last event are also written to a head file
+outside the database: a database that lost its tail (copied without its `-wal`, truncated, rolled back) no longer reaches
+its head and is refused.
 """
 
 import contextlib
@@ -52,7 +52,7 @@ _LARGEST_HEAD = 4096  # bytes; a head is about a hundred
 SMALLEST_DATABASE = 512
 """In bytes. SQLite takes an empty file for a new database, and deletes the -wal beside it."""
 
-COLUMNS = "seq, kind, trial, key, body, prev_hash, hash, wall_time"
+COLUMNS = "seq, kind, trial, key, body, prev_hash, hash, wall_time, seal"
 """What a record is read from, in order."""
 
 TABLE_SQL = """CREATE TABLE event (
@@ -63,7 +63,8 @@ TABLE_SQL = """CREATE TABLE event (
     body TEXT NOT NULL,
     prev_hash TEXT NOT NULL,
     hash TEXT NOT NULL UNIQUE,
-    wall_time TEXT NOT NULL
+    wall_time TEXT NOT NULL,
+    seal TEXT NOT NULL
 )"""
 """The one table."""
 
@@ -87,6 +88,7 @@ class Record:
     prev_hash: str
     hash: str
     wall_time: str
+    seal: str
 
     @property
     def event(self) -> Event:
@@ -439,8 +441,15 @@ def _hash(seq: int, kind: str, trial: str | None, key: str | None, body: str, pr
     return hashlib.sha256(canonical([seq, kind, trial, key, body, prev_hash]).encode("ascii")).hexdigest()
 
 
+def _seal(hash_: str, wall_time: str) -> str:
+    """SHA-256 over a record's hash and its wall time."""
+    return hashlib.sha256(canonical([hash_, wall_time]).encode("ascii")).hexdigest()
+
+
 def _record(seq: int, kind: str, trial: str | None, key: str | None, body: str, prev_hash: str) -> Record:
     """A record of now."""
+    hash_ = _hash(seq, kind, trial, key, body, prev_hash)
+    wall_time = datetime.now(UTC).isoformat(timespec="milliseconds")
     return Record(
         seq=seq,
         kind=kind,
@@ -448,8 +457,9 @@ def _record(seq: int, kind: str, trial: str | None, key: str | None, body: str, 
         key=key,
         body=body,
         prev_hash=prev_hash,
-        hash=_hash(seq, kind, trial, key, body, prev_hash),
-        wall_time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        hash=hash_,
+        wall_time=wall_time,
+        seal=_seal(hash_, wall_time),
     )
 
 
@@ -463,24 +473,13 @@ def chained(last: Record, event: Event) -> Record:
 
 def _insert(connection: sqlite3.Connection, record: Record) -> None:
     """Writes one row."""
-    connection.execute(
-        "INSERT INTO event (seq, kind, trial, key, body, prev_hash, hash, wall_time) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            record.seq,
-            record.kind,
-            record.trial,
-            record.key,
-            record.body,
-            record.prev_hash,
-            record.hash,
-            record.wall_time,
-        ),
-    )
+    values = (getattr(record, name) for name in COLUMNS.split(", "))
+    connection.execute(f"INSERT INTO event ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", tuple(values))
 
 
 def record_of(path: Path, row: tuple[object, ...]) -> Record:
     """A record from the columns of its row; SQLite keeps any type in any of them."""
-    seq, kind, trial, key, body, prev_hash, hash_, wall_time = row
+    seq, kind, trial, key, body, prev_hash, hash_, wall_time, seal = row
     if (
         not isinstance(seq, int)
         or not isinstance(kind, str)
@@ -490,10 +489,19 @@ def record_of(path: Path, row: tuple[object, ...]) -> Record:
         or not isinstance(prev_hash, str)
         or not isinstance(hash_, str)
         or not isinstance(wall_time, str)
+        or not isinstance(seal, str)
     ):
         raise IntegrityError(f"{path}: the hash chain breaks at event {seq}: a column is not text; a row was edited")
     return Record(
-        seq=seq, kind=kind, trial=trial, key=key, body=body, prev_hash=prev_hash, hash=hash_, wall_time=wall_time
+        seq=seq,
+        kind=kind,
+        trial=trial,
+        key=key,
+        body=body,
+        prev_hash=prev_hash,
+        hash=hash_,
+        wall_time=wall_time,
+        seal=seal,
     )
 
 
@@ -508,6 +516,10 @@ def check_chain(path: Path, records: Sequence[Record], first: int) -> None:
                 f"{path}: the hash chain breaks at event {record.seq} ({record.kind}): a row was edited, deleted or "
                 "reordered. Nothing after event "
                 f"{first + place - 1} can be trusted; restore a backup"
+            )
+        if record.seal != _seal(record.hash, record.wall_time):
+            raise IntegrityError(
+                f"{path}: the hash chain breaks at event {record.seq} ({record.kind}): its wall time was edited"
             )
         if record.seq == 0 and record.body != canonical(_GENESIS):
             raise IntegrityError(f"{path}: genesis row is {record.body[:120]}; another program or version wrote it")

@@ -34,7 +34,8 @@ from safehold.ledger.encoding import canonical
 
 LOG_DET = LogDet(norm_bound={"cost": 1.0}, episode_constant={"cost": 2.0})
 LIPSCHITZ = Lipschitz(constants={"cost": (0.06, 0.65)}, noise_bound={"cost": 1.0})
-INSERT = "INSERT INTO event (seq, kind, trial, key, body, prev_hash, hash, wall_time) VALUES (?, ?, ?, ?, ?, ?, ?, '')"
+COLUMNS = ("seq", "kind", "trial", "key", "body", "prev_hash", "hash", "wall_time", "seal")
+INSERT = f"INSERT INTO event ({', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, '', ?)"
 COMPOSITIONS = {
     "paper": (Paper(),),
     "risk ledger": (RiskLedger(),),
@@ -292,7 +293,7 @@ def shell(run, *statements):
 
 def rows_of(run):
     connection = sqlite3.connect(run / "ledger.sqlite")
-    rows = connection.execute("SELECT seq, kind, trial, key, body, prev_hash, hash FROM event ORDER BY seq").fetchall()
+    rows = connection.execute(f"SELECT {', '.join(COLUMNS)} FROM event ORDER BY seq").fetchall()
     connection.close()
     return rows
 
@@ -302,8 +303,8 @@ def rows_of(run):
 def test_one_changed_byte_of_any_row_is_found(honest, tmp_path_factory, data):
     rows = rows_of(honest)
     row = data.draw(st.integers(0, len(rows) - 1))
-    column = data.draw(st.sampled_from(["kind", "trial", "key", "body", "prev_hash", "hash"]))
-    text = rows[row][["seq", "kind", "trial", "key", "body", "prev_hash", "hash"].index(column)]
+    column = data.draw(st.sampled_from(COLUMNS[1:]))
+    text = rows[row][COLUMNS.index(column)]
     if text is None:
         changed = "x"
     else:
@@ -326,7 +327,7 @@ def test_one_changed_byte_of_any_row_is_found(honest, tmp_path_factory, data):
         "UPDATE event SET seq = 999 WHERE seq = 5",
         "UPDATE event SET body = CAST(body AS BLOB) WHERE seq = 5",
         "UPDATE event SET body = 'no json' WHERE seq = 5",
-        "INSERT INTO event SELECT 99, kind, trial, NULL, body, prev_hash, 'h', wall_time FROM event WHERE seq = 5",
+        "INSERT INTO event SELECT 99, kind, trial, NULL, body, prev_hash, 'h', '', '' FROM event WHERE seq = 5",
     ],
 )
 def test_a_row_deleted_moved_retyped_or_added_is_found(run, sql):
@@ -371,7 +372,7 @@ def forge(run, change):
     rows, before, seq = rows_of(run), "0" * 64, 0
     shell(run, ("DELETE FROM event",))
     connection = sqlite3.connect(run / "ledger.sqlite")
-    for _, kind, trial, key, body, _, _ in rows:
+    for _, kind, trial, key, body, *_ in rows:
         plain = json.loads(body)
         if kind != "genesis" and change(kind, plain) is False:
             continue
@@ -380,7 +381,7 @@ def forge(run, change):
         hash_ = hashlib.sha256(canonical([seq, kind, trial, key, body, before]).encode()).hexdigest()
         connection.execute(
             INSERT,
-            (seq, kind, trial, key, body, before, hash_),
+            (seq, kind, trial, key, body, before, hash_, seal(hash_)),
         )
         before, seq = hash_, seq + 1
     connection.commit()
@@ -388,12 +389,16 @@ def forge(run, change):
     (run / "ledger.head").write_text(canonical({"hash": before, "seq": seq - 1}))
 
 
+def seal(hash_):
+    return hashlib.sha256(canonical([hash_, ""]).encode()).hexdigest()
+
+
 def add(run, kind, plain):
     """One more event at the end."""
     seq, before, body = len(rows_of(run)), rows_of(run)[-1][6], canonical(plain)
     hash_ = hashlib.sha256(canonical([seq, kind, None, None, body, before]).encode()).hexdigest()
     connection = sqlite3.connect(run / "ledger.sqlite")
-    connection.execute(INSERT, (seq, kind, None, None, body, before, hash_))
+    connection.execute(INSERT, (seq, kind, None, None, body, before, hash_, seal(hash_)))
     connection.commit()
     connection.close()
     (run / "ledger.head").write_text(canonical({"hash": hash_, "seq": seq}))

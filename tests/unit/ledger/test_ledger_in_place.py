@@ -311,14 +311,14 @@ def test_a_view_in_the_place_of_the_events_is_never_run(path):
     shell = sqlite3.connect(path)
     shell.executescript(
         "DROP TABLE event; CREATE VIEW event AS WITH RECURSIVE n(seq) AS (SELECT 0 UNION ALL SELECT seq + 1 FROM n) "
-        "SELECT seq, '' kind, '' trial, '' key, '' body, '' prev_hash, '' hash, '' wall_time FROM n"
+        "SELECT seq, '' kind, '' trial, '' key, '' body, '' prev_hash, '' hash, '' wall_time, '' seal FROM n"
     )
     shell.close()
     with pytest.raises(IntegrityError, match="layout of a ledger"):
         Ledger.open(path, read_only=True)
 
 
-@pytest.mark.parametrize("column", ["kind", "trial", "key", "body", "prev_hash", "hash", "wall_time"])
+@pytest.mark.parametrize("column", ["kind", "trial", "key", "body", "prev_hash", "hash", "wall_time", "seal"])
 @pytest.mark.parametrize("value", ["x'00ff'", "cast(x'ff' AS TEXT)"])
 def test_a_column_that_is_no_text_is_refused(path, column, value):
     shell = sqlite3.connect(path)
