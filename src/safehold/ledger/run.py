@@ -12,6 +12,7 @@ from pathlib import Path
 from safehold.core.errors import IntegrityError, UsageError
 from safehold.ledger.disk import storage_errors
 from safehold.ledger.events import Event
+from safehold.ledger.salvage import Salvage, salvage
 from safehold.ledger.store import Ledger
 
 logger = logging.getLogger(__name__)
@@ -58,9 +59,32 @@ class RunDirectory:
             UsageError: if there is no such directory.
             ResourceError: if the lock cannot be had or noted.
         """
+        note = self.path / "runner.lock"
+        with self._alone():
+            with storage_errors(note):
+                note.write_text(f"pid {os.getpid()}, boot {_boot_id()}, host {platform.node()}\n", encoding="utf-8")
+            logger.debug("runner lock of %s taken", self.path)
+            yield
+
+    def recover(self, into: Path) -> Salvage:
+        """Copies what is valid of this run's damaged ledger into another directory; this one is left as it is.
+
+        Unless everything could be saved, the copy is a stopped run: what was lost may have revoked a target or spent
+        delta, so it hands out nothing any more.
+
+        Raises:
+            IntegrityError: if nothing can be saved, or a runner still drives the run.
+            UsageError: if `into` holds a run, this directory holds none, or this process has its ledger open.
+            ResourceError: if a file cannot be read or written.
+        """
+        with self._alone():
+            return salvage(self.ledger_path, RunDirectory(into).ledger_path)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process drives the run; raises as `runner_lock` does."""
         if not self.path.is_dir():
             raise UsageError(f"{self.path}: no such directory; create the run before it is driven")
-        note = self.path / "runner.lock"
         with storage_errors(self.path):
             directory = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -69,11 +93,9 @@ class RunDirectory:
                     fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError as error:
                     raise IntegrityError(
-                        f"another runner drives {self.path} ({_holder(note)}); one run has one runner: wait for it or "
-                        "stop it"
+                        f"another runner drives {self.path} ({_holder(self.path / 'runner.lock')}); one run has one "
+                        "runner: wait for it or stop it"
                     ) from error
-                note.write_text(f"pid {os.getpid()}, boot {_boot_id()}, host {platform.node()}\n", encoding="utf-8")
-            logger.debug("runner lock of %s taken", self.path)
             yield
         finally:
             os.close(directory)

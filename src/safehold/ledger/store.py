@@ -3,8 +3,8 @@
 The chain covers sequence number, kind, trial, key and body of every event. The wall time stands beside it, so that two
 runs with the same inputs have the same chain; a seal of its own, over the hash and the time, shows an edit of it. After
 every commit, and before anybody is told of it, the number and hash of the last event are also written to a head file
-outside the database: a database that lost its tail (copied without its `-wal`, truncated, rolled back) no longer reaches
-its head and is refused.
+outside the database: a database that lost its tail (copied without its `-wal`, truncated, rolled back) no longer
+reaches its head and is refused.
 """
 
 import contextlib
@@ -157,9 +157,11 @@ class Ledger:
         False after a creation that was interrupted: a database gets its name once it is complete.
         """
         with storage_errors(path):
+            if path.exists():
+                return True
             head = read_head(path)
             wal = beside(path, "-wal")
-            return path.exists() or (head is not None and head.seq >= 0) or (wal.exists() and wal.stat().st_size > 0)
+            return (head is not None and head.seq >= 0) or (wal.exists() and wal.stat().st_size > 0)
 
     @staticmethod
     def create(path: Path, first: Sequence[Event]) -> "Ledger":
