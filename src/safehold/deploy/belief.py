@@ -50,6 +50,9 @@ class Belief:
     tell is wrong with probability at most miss / (n (n + 1)), so that all of them together are with at most `miss`.
     It is recomputed after every measurement, from all of them; replicates of one batch are never used for that batch
     alone, since that would trust a batch of lucky (all-zero) episodes more than an unlucky one.
+
+    What certifies, `risk`, `upper` and `lower`, is the more cautious of two beliefs: with the assumed costs of failed
+    episodes, and without. An assumption at one target can make another one look safer; it may only count against one.
     """
 
     prior: Mixture
@@ -70,6 +73,21 @@ class Belief:
     def episode_variance(self, index: int) -> float:
         """Variance of one episode at a candidate, as the model uses it now."""
         return float(self.floor[index]) * self.scale
+
+    def risk(self, limit: float, inflate: float = 1.0) -> Float[np.ndarray, "m"]:
+        """P(statistic > limit), the larger of that with and without what was assumed."""
+        risk, measured = self.process.risk(limit, inflate), self.process.measured
+        return risk if measured is self.process else np.maximum(risk, measured.risk(limit, inflate))
+
+    def upper(self, multiplier: float) -> Float[np.ndarray, "m"]:
+        """max_j mu_j + multiplier sd_j, the larger of that with and without what was assumed."""
+        upper, measured = self.process.upper(multiplier), self.process.measured
+        return upper if measured is self.process else np.maximum(upper, measured.upper(multiplier))
+
+    def lower(self, multiplier: float) -> Float[np.ndarray, "m"]:
+        """min_j mu_j - multiplier sd_j, the smaller of that with and without what was assumed."""
+        lower, measured = self.process.lower(multiplier), self.process.measured
+        return lower if measured is self.process else np.minimum(lower, measured.lower(multiplier))
 
     def tell(self, point: ToldMean, replicates: Float[np.ndarray, "_"]) -> "Belief":
         """The belief after the episodes of one trial; `replicates`, those really measured, inform the noise."""

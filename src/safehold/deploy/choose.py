@@ -23,6 +23,9 @@ from safehold.ledger.events import Asked, Bound, pack_mask
 PREMISES = ("A3-independence", "A4-unchanged")
 """Premises of docs/guarantees.md that every certificate rests on, whatever its rules."""
 
+NOISE = "A2-noise"
+"""Premise of the rules that rest on the belief about the noise."""
+
 NORMAL_EPISODES = "A7-normal-episodes"
 """Premise of a chance or cvar limit."""
 
@@ -32,6 +35,11 @@ FRESH_EPOCH = "A12-fresh-epoch"
 APPROXIMATE = (
     "Chance and cvar limits are approximate: what is bounded is mean + kappa sd of normal episodes, estimated from "
     "replicates."
+)
+
+ESTIMATED = (
+    "Exact for normal episodes of a known variance; here a cost's variance is bounded from replicates and taken to be no "
+    "smaller, which makes it approximate."
 )
 
 SEED_PREMISES = {"attested": "A6-seeds-attested", "log": "A6-seeds-from-log", "verified": "A6-seeds-verified"}
@@ -167,6 +175,9 @@ def shares_of(declaration: Declaration) -> dict[str, float]:
 def promise(state: State) -> str:
     """What the rules promise, in words."""
     words = [rule.promise for rule in state.declaration.rules]
+    known = all(output.noise_known for output in state.declaration.prior.costs.values())
+    if not known and any(NOISE in rule.premises for rule in state.declaration.rules):
+        words.append(ESTIMATED)
     if any(limit.approximate for limit in state.limits):
         words.append(APPROXIMATE)
     return " ".join(words)
@@ -180,17 +191,25 @@ def premises(state: State, *, on_premise: bool) -> tuple[str, ...]:
     if state.epoch > 0:
         names.add(FRESH_EPOCH)
     if on_premise:
-        names.add(SEED_PREMISES["attested" if state.epoch > 0 else state.declaration.seed_rule])
+        # after a resume, and of a lowered limit, somebody attested that the seed targets are safe
+        anew = state.epoch > 0 or state.limits != state.declaration.limits
+        names.add(SEED_PREMISES["attested" if anew else state.declaration.seed_rule])
     return tuple(sorted(names, key=lambda name: int(name.split("-")[0][1:])))
 
 
 def risk(state: State, limit: Limit, index: int) -> float:
     """Posterior probability that the limited statistic at a candidate is above the limit, under the mixture."""
     process = state.costs[limit.name].process
+    beliefs = (process,) if process.measured is process else (process, process.measured)
+    return max(_risk(belief, limit, index) for belief in beliefs)
+
+
+def _risk(process: Mixture, limit: Limit, index: int) -> float:
+    """The same of one belief; a member without any spread left counts as over the limit if it is not under it."""
     total = 0.0
     for weight, mean, sd in zip(process.weights, process.means[:, index], process.sds[:, index], strict=True):
         excess = float(mean) - limit.value
-        total += float(weight) * (float(ndtr(excess / sd)) if sd > 0 else float(not excess <= 0.0))
+        total += float(weight) * (float(ndtr(excess / sd)) if sd > 0 else float(not excess < 0.0))
     return total
 
 

@@ -166,6 +166,13 @@ class Mixture:
         return self._with(indices, self._told.means[:, indices], noise_variance, weigh=False)
 
     @cached_property
+    def measured(self) -> "Mixture":
+        """The mixture as if only what counts for the weights had been told: nothing assumed, nothing hallucinated."""
+        if self._weighed is self._told:
+            return self
+        return Mixture(self._weighed.processes, self.log_prior, self._weighed, self._weighed)
+
+    @cached_property
     def weights(self) -> Float[np.ndarray, "j"]:
         """w_j, summing to one.
 

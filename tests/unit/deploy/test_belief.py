@@ -2,6 +2,7 @@ import math
 
 import numpy as np
 import pytest
+from deploy_toys import declaration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
@@ -144,3 +145,40 @@ def test_the_order_of_trials_does_not_matter(order):
         beliefs.append(belief)
     np.testing.assert_allclose(beliefs[0].process.mean, beliefs[1].process.mean, rtol=1e-9)
     np.testing.assert_allclose(beliefs[0].process.variance, beliefs[1].process.variance, rtol=1e-9)
+
+
+@given(
+    told=st.lists(st.tuples(st.integers(0, 80), st.floats(0.0, 40.0)), max_size=5),
+    failed=st.lists(st.tuples(st.integers(0, 80), st.sampled_from([0.05, 0.3, 1.0])), min_size=1, max_size=2),
+)
+@settings(max_examples=25, deadline=None)
+def test_an_assumed_outcome_makes_no_target_look_safer_than_what_was_measured_alone(told, failed):
+    """Told high at one place, a posterior may fall at another: an assumption must not certify anything by that."""
+    declared = declaration(lengthscales=None)
+    measured = declared.beliefs({})["cost"]
+    for index, value in told:
+        measured = measured.tell(ToldMean(index, value, 20, 0.05, 0.0), np.zeros(0))
+    assumed = measured
+    for index, share in failed:
+        assumed = assumed.tell(ToldMean(index, share * 200.0, 20, 0.05, (share * 100.0) ** 2), np.zeros(0))
+    for inflate in (1.0, 1.5):
+        assert np.all(assumed.risk(20.0, inflate) >= measured.process.risk(20.0, inflate) - 1e-12)
+        assert np.all(assumed.risk(20.0, inflate) >= assumed.process.risk(20.0, inflate) - 1e-12)
+    assert np.all(assumed.upper(3.0) >= measured.process.upper(3.0) - 1e-9)
+    assert np.all(assumed.lower(3.0) <= measured.process.lower(3.0) + 1e-9)
+    assert assumed.process.measured.n_told == len(told)
+    assert measured.process.measured is measured.process
+
+
+def test_a_failed_episode_at_one_target_certifies_nothing_at_another():
+    """Regression: beside a measured target, the assumed cost of a failed one pushed the risk down on the far side."""
+    declared = declaration(lengthscales={"reward": 60.0, "cost": 20.0}, delta=0.3)
+    belief = declared.beliefs({})["cost"]
+    for index, value in ((40, 21.0), (44, 15.0), (49, 18.0)):
+        belief = belief.tell(ToldMean(index, value, 20, 0.05, 0.0), np.zeros(0))
+    lower = 0
+    for index in range(81):
+        assumed = belief.tell(ToldMean(index, 10.0, 20, 0.05, 25.0), np.zeros(0))
+        lower += int(np.sum(assumed.process.risk(20.0) < 0.5 * belief.process.risk(20.0)))
+        assert np.all(assumed.risk(20.0) >= belief.process.risk(20.0))
+    assert lower > 0  # the belief with the assumption alone would have

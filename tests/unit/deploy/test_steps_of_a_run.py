@@ -23,7 +23,7 @@ from safehold.deploy.certificates.lipschitz import Lipschitz
 from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.choose import risk, view
-from safehold.deploy.declaration import Settings
+from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.optimizer import Deployment, TargetOptimizer
 from safehold.deploy.replay import Moments, replay
 from safehold.deploy.verify import verify
@@ -290,6 +290,17 @@ def test_only_the_lowered_limit_changes():
         tuner.state.apply(LimitLowered(limit="cost", value=30.0, reason="forged", seeds_hold=True))
 
 
+def test_the_premise_of_a_lowered_limit_is_what_somebody_attested_and_no_test_or_log():
+    good = declaration()
+    fields = {name: getattr(good, name) for name in ("prior", "limits", "caps", "seed_targets", "horizon", "delta")}
+    tuner = TargetOptimizer(Declaration(**fields, seed_rule="log"))
+    first = tuner.ask()
+    assert first.certificate.premises[-1] == "A6-seeds-from-log"
+    tuner.tell(first.id, measurement(40.0, 1.0, spread=0.5))
+    tuner.lower_limit("cost", 10.0, "the authority says so", seeds_hold=True)
+    assert tuner.ask().certificate.premises[-1] == "A6-seeds-attested"
+
+
 # epochs
 
 
@@ -429,6 +440,14 @@ def test_a_whole_run_with_every_kind_of_step_is_replayed_bit_by_bit(tmp_path):
     assert again.trial(trial.id) == trial
     assert (again.spent, again.epoch, again.limits) == (state.spent, 1, state.limits)
     assert verify(path) == []
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_promise_that_rests_on_estimated_noise_says_that_it_is_approximate(known):
+    said = optimizer(noise_known=known).ask().certificate.promise
+    assert ("which makes it approximate" in said) is not known
+    geometry = optimizer(rules=(Lipschitz({"cost": (0.05, 0.7)}, {"cost": 1.0}),)).ask().certificate.promise
+    assert "approximate" not in geometry
 
 
 # scores

@@ -54,10 +54,10 @@ class PaperStanding:
         multiplier = self.alpha(evidence.rounds)
         bands = {}
         for name, band in self.bands.items():
-            process = evidence.costs[name].process
+            belief = evidence.costs[name]
             bands[name] = ConfidenceBand(
-                lower=np.maximum(band.lower, process.lower(multiplier)),
-                upper=np.minimum(band.upper, process.upper(multiplier)),
+                lower=np.maximum(band.lower, belief.lower(multiplier)),
+                upper=np.minimum(band.upper, belief.upper(multiplier)),
             )
         return replace(self, bands=bands)
 
@@ -85,7 +85,7 @@ class PaperStanding:
     def present(self, evidence: Evidence) -> dict[str, Float[np.ndarray, "m"]]:
         """Upper bounds of the present round, with the noise as it is believed now."""
         multiplier = self.alpha(evidence.rounds)
-        return {name: belief.process.upper(multiplier) for name, belief in evidence.costs.items()}
+        return {name: belief.upper(multiplier) for name, belief in evidence.costs.items()}
 
     def words(self, evidence: Evidence, index: int) -> str:
         """Present upper bounds beside the limits."""

@@ -84,7 +84,7 @@ class RiskLedgerStanding:
         """Posterior probability that any limit is exceeded; small ones without cancellation."""
         total = np.zeros(len(self.terms.space))
         for limit in evidence.limits:
-            part = evidence.costs[limit.name].process.risk(limit.value, self.rule.inflate)
+            part = evidence.costs[limit.name].risk(limit.value, self.rule.inflate)
             total = total + part * (1.0 - total)
         return total
 
