@@ -14,7 +14,8 @@ from safehold.core.target import Target
 from safehold.data.layouts import read_any
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.replay import State
-from safehold.ledger.events import Asked, Evaluated, Event, Resumed, Started
+from safehold.deploy.watch import Reading
+from safehold.ledger.events import Asked, Evaluated, Event, Observed, Resumed, Started, Told
 from safehold.ledger.run import RunDirectory
 from safehold.ledger.store import Record
 
@@ -55,7 +56,8 @@ class RunView:
     """Everything a report says is a function of this.
 
     `state` is None, and `events` empty, for a directory without a deployment. `before` holds, by trial, the state just
-    before a few of the asks. `written` are the wall times of the events (ISO 8601, not covered by the hash chain);
+    before a few of the asks; `readings` what the monitors had come to after each measurement, with the number of asks
+    by then. `written` are the wall times of the events (ISO 8601, not covered by the hash chain);
     `head` is the hash of the last event.
     """
 
@@ -64,6 +66,7 @@ class RunView:
     events: tuple[Event, ...]
     state: State | None
     before: Mapping[str, State]
+    readings: tuple[tuple[int, tuple[Reading, ...]], ...]
     written: tuple[str, ...]
     head: str
     task: str
@@ -105,7 +108,7 @@ def read_run(directory: Path, *, episodes: Path | None = None) -> RunView:
         raise UsageError(f"{directory} holds neither a deployment (ledger.sqlite) nor {EVALUATIONS}; nothing to report")
     records = () if ledger is None else _records(ledger)
     events = tuple(record.event for record in records)
-    state, before = _states(events)
+    replayed = _replayed(events)
     logged = _logged(directory, episodes)
     from_file = () if record is None else tuple(_evaluation(entry, directory) for entry in record["targets"])
     task = (record or {}).get("task") or (logged.env_id if logged is not None else "") or _provided_task(events)
@@ -113,12 +116,13 @@ def read_run(directory: Path, *, episodes: Path | None = None) -> RunView:
         name=directory.resolve().name,
         directory=directory,
         events=events,
-        state=state,
-        before=before,
+        state=replayed.state,
+        before=replayed.before,
+        readings=replayed.readings,
         written=tuple(record.wall_time for record in records),
         head=records[-1].hash if records else "",
         task=str(task),
-        evaluations=(*from_file, *_evaluated(events, state)),
+        evaluations=(*from_file, *_evaluated(events, replayed.state)),
         logged=logged,
     )
 
@@ -134,20 +138,31 @@ def _records(run: RunDirectory) -> tuple[Record, ...]:
         return tuple(ledger.read(after=0))
 
 
-def _states(events: tuple[Event, ...]) -> tuple[State | None, Mapping[str, State]]:
-    """The deployment's state after all its events, and that before each of `shown_asks`."""
+@dataclass(frozen=True, kw_only=True)
+class _Replayed:
+    """What a report keeps of the way from the first event to the last."""
+
+    state: State | None
+    before: Mapping[str, State]
+    readings: tuple[tuple[int, tuple[Reading, ...]], ...]
+
+
+def _replayed(events: tuple[Event, ...]) -> _Replayed:
+    """The deployment's state after all its events, that before each of `shown_asks`, and its monitors' readings."""
     if not events:
-        return None, {}
+        return _Replayed(state=None, before={}, readings=())
     first = events[0]
     if not isinstance(first, Started):
         raise DataError("the ledger does not begin with a started deployment; this report reads deployments")
     state = State.start(Declaration.from_json(first.declaration))
-    shown, before = shown_asks(events), {}
+    shown, before, readings = shown_asks(events), {}, []
     for event in events[1:]:
         if isinstance(event, Asked) and event.trial in shown:
             before[event.trial] = state
         state = state.apply(event)
-    return state, before
+        if isinstance(event, Told | Observed):
+            readings.append((len(state.asked), state.watch.readings()))
+    return _Replayed(state=state, before=before, readings=tuple(readings))
 
 
 def shown_asks(events: Sequence[Event], most: int = MOMENTS) -> frozenset[str]:

@@ -11,7 +11,7 @@ from safehold.core.errors import Alarm, Exhausted, NoCertifiedTarget
 from safehold.core.intervals import mean_interval, proportion_upper
 from safehold.deploy.replay import State
 from safehold.deploy.status import Recommendation, recommend
-from safehold.ledger.events import Bound, Held
+from safehold.ledger.events import Held
 from safehold.report import tables, views
 from safehold.report.figures import (
     asked_obtained,
@@ -19,6 +19,7 @@ from safehold.report.figures import (
     calibration,
     certificate,
     data_plane,
+    monitors,
     path,
     risk,
     safe_set,
@@ -338,40 +339,26 @@ def _foretold(run: RunView) -> list[Section]:
 
 
 def _belief(run: RunView) -> list[Section]:
-    """Calibration, and bounds against what came."""
+    """Calibration, and the monitors."""
     if run.state is None:
         return []
-    state = run.state
-    names = [limit.name for limit in state.declaration.limits]
-    beliefs = [calibration.belief(name, _predictions(state, name)) for name in names]
-    beliefs.append(calibration.belief("reward", _predictions(state, None)))
     pictures = [
         Picture(
             "calibration",
-            calibration.draw(calibration.info(beliefs)),
-            "About 95 of 100 tells should lie inside their band, above and below zero alike. Deployments with failed "
-            "episodes are left out here.",
+            calibration.draw(views.beliefs(run.state)),
+            "About 95 of 100 tells should lie in the band, above and below zero alike, and the columns on the right be "
+            "equally high, within the shaded range. Noise is bounded from above, so a little less scatter is usual. "
+            "Deployments with failed episodes are left out here.",
         )
     ]
-    return [Section(title="Was the belief honest?", pictures=tuple(pictures))]
-
-
-def _predictions(state: State, name: str | None) -> list[calibration.Prediction]:
-    """Predictions of a cost, or of the reward (None), at every told trial without failed episodes."""
-    found = []
-    for trial, told in state.told.items():
-        asked, measured = state.asked[trial], told.measurement
-        if measured.failed.any():
-            continue
-        belief: Bound = asked.reward if name is None else asked.costs[name]
-        values = measured.rewards if name is None else measured.costs[name]
-        deviation = float(np.sqrt(belief.sd**2 + belief.episode_sd**2 / len(values)))
-        found.append(
-            calibration.Prediction(
-                number=asked.number, mean=belief.mean, deviation=deviation, told=float(np.mean(values))
-            )
+    watched = views.monitoring(run)
+    if watched.evidence:
+        caption = (
+            "An e-value: if all is as declared it seldom grows, and reaches the dashed line with at most the declared "
+            "false-alarm rate, ever. After an alarm the monitors begin anew."
         )
-    return found
+        pictures.append(Picture("monitors", monitors.draw(watched), caption))
+    return [Section(title="Was the belief honest?", pictures=tuple(pictures))]
 
 
 def certificate_info(run: RunView) -> certificate.CertificatePage | None:

@@ -13,8 +13,9 @@ from safehold.core.target import Target
 from safehold.deploy.acquisition import expanders
 from safehold.deploy.choose import view
 from safehold.deploy.replay import State
+from safehold.deploy.watch import Reading
 from safehold.ledger.events import Alarmed, Asked, LimitLowered, Resumed
-from safehold.report.figures import bounds, path, risk, safe_set
+from safehold.report.figures import bounds, calibration, monitors, path, risk, safe_set
 from safehold.report.figures.bounds import Break
 from safehold.report.figures.safe_set import Grounds
 from safehold.report.run import RunView
@@ -154,6 +155,57 @@ def spending(run: RunView, state: State) -> risk.Spending:
 def shares(state: State) -> dict[str, float]:
     """What delta is shared out to."""
     return {name: float(part) for name, part in asdict(state.declaration.share).items()}
+
+
+def beliefs(state: State) -> calibration.Calibration:
+    """What was foretold of every limited cost and of the reward, against what came."""
+    names = [limit.name for limit in state.declaration.limits]
+    return calibration.info(
+        [
+            *(calibration.belief(name, predictions(state, name)) for name in names),
+            calibration.belief("reward", predictions(state, None)),
+        ]
+    )
+
+
+def predictions(state: State, name: str | None) -> list[calibration.Prediction]:
+    """Predictions of a limited cost, or of the reward (None), at every told trial without failed episodes."""
+    found = []
+    for trial, told in state.told.items():
+        asked, measured = state.asked[trial], told.measurement
+        if measured.failed.any():
+            continue
+        n = len(measured)
+        if name is None:
+            expected, value, factor = asked.reward, float(np.mean(measured.rewards)), 1.0 / n
+        else:
+            limit = next(limit for limit in asked.certificate.limits if limit.name == name)
+            expected, value = asked.costs[name], limit.statistic(measured.costs[name])
+            factor = limit.noise_factor(n) if n > 1 or not limit.approximate else np.inf
+        deviation = float(np.sqrt(expected.sd**2 + expected.episode_sd**2 * factor))
+        found.append(calibration.Prediction(number=asked.number, mean=expected.mean, deviation=deviation, told=value))
+    return found
+
+
+def monitoring(run: RunView) -> monitors.Monitoring:
+    """What the monitors held against the run after each tell."""
+    series: dict[tuple[str, str], list[tuple[int, Reading]]] = {}
+    for asks, readings in run.readings:
+        for reading in readings:
+            series.setdefault((reading.monitor, reading.limit), []).append((asks, reading))
+    return monitors.info(
+        [
+            monitors.Evidence(
+                monitor=monitor,
+                limit=limit,
+                numbers=tuple(asks - 1 for asks, _ in found),
+                values=tuple(reading.evidence for _, reading in found),
+                needed=found[-1][1].needed,
+            )
+            for (monitor, limit), found in series.items()
+        ],
+        breaks(run.events),
+    )
 
 
 def _moment(state: State, ask: Asked | None) -> safe_set.Moment:

@@ -14,6 +14,7 @@ from safehold.report.figures import (
     calibration,
     certificate,
     data_plane,
+    monitors,
     palette,
     path,
     risk,
@@ -256,8 +257,56 @@ def test_residuals_and_share_inside_the_band_by_hand():
     assert "1 of 3 inside" in rendered(calibration.draw(calibration.info([shown, calibration.belief("reward", [])])))
 
 
+def standard(residuals) -> calibration.Belief:
+    return calibration.belief(
+        "cost", [calibration.Prediction(number=n, mean=0.0, deviation=1.0, told=r) for n, r in enumerate(residuals)]
+    )
+
+
+def test_places_in_the_prediction_are_counted_in_bins_with_their_range_by_chance():
+    found = standard([-3.0, -0.1, 0.1, 0.2, 3.0, 3.1]).histogram
+    assert found.counts == (1, 0, 3, 0, 2)
+    # binomial, 6 tells, 1 / 5 each: P(0) = .262 > .025; P(<= 3) = .983 >= .975 > P(<= 2) = .901
+    assert (found.low, found.high) == (0.0, 3.0)
+    assert len(standard(np.linspace(-2, 2, 60)).histogram.counts) == 10
+
+
+@pytest.mark.parametrize("tells", [1, 4, 5, 400])
+def test_calibration_draws_any_number_of_tells(tells):
+    shown = standard(np.random.default_rng(0).normal(size=tells))
+    text = rendered(calibration.draw(calibration.info([shown, calibration.belief("reward", [])])))
+    assert ("too few" in text) == (tells < 5)
+    assert len(text) < 120_000
+
+
 def test_calibration_draws_nothing_without_tells():
     assert "nothing told yet" in rendered(calibration.draw(calibration.info([calibration.belief("cost", [])])))
+
+
+# monitors
+
+
+def evidence(monitor: str, values: tuple[float, ...]) -> monitors.Evidence:
+    return monitors.Evidence(
+        monitor=monitor, limit="cost", numbers=tuple(range(len(values))), values=values, needed=100.0
+    )
+
+
+def test_monitors_draw_a_panel_a_kind_and_the_height_of_the_alarm():
+    view = monitors.info(
+        [evidence("innovations", (0.5, 1e300, 1.0)), evidence("costs", (0.0, 0.5))],
+        [bounds.Break(number=2, word="alarm: innovations")],
+    )
+    assert view.evidence[0].peak == 1e300
+    figure = monitors.draw(view)
+    assert len(figure.axes) == 2
+    text = rendered(figure)
+    assert monitors.TITLES["innovations"] in text
+    assert "a: alarm: innovations" in text
+
+
+def test_monitors_of_nothing_say_so():
+    assert "nothing told yet" in rendered(monitors.draw(monitors.info([])))
 
 
 # bounds

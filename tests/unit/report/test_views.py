@@ -75,3 +75,21 @@ def test_a_chance_limits_statistic_has_an_interval_about_it():
         np.std(costs, ddof=1) * np.sqrt(1 / 400 + 1.2816**2 / 798), rel=1e-3
     )
     assert not views.statistic_interval(limit, costs[:1]).known
+
+
+def test_innovations_are_those_of_the_asks_before_they_were_told(ledger_run):
+    asked, told = ledger_run.state.asked["trial-0001"], ledger_run.state.told["trial-0001"]
+    found = views.predictions(ledger_run.state, "cost")
+    assert [p.number for p in found] == [0, 1, 2, 3, 4, 6]  # the failed one has none
+    expected = asked.costs["cost"]
+    deviation = np.sqrt(expected.sd**2 + expected.episode_sd**2 / 20)
+    assert found[1].residual == pytest.approx((told.measurement.mean_cost("cost") - expected.mean) / deviation)
+    assert [b.name for b in views.beliefs(ledger_run.state).beliefs] == ["cost", "reward"]
+
+
+def test_monitors_are_read_after_every_measurement(ledger_run):
+    view = views.monitoring(ledger_run)
+    assert {(e.monitor, e.limit) for e in view.evidence} == {("innovations", "cost"), ("costs", "cost")}
+    assert all(e.numbers == tuple(range(7)) for e in view.evidence)
+    now = {r.monitor: r.evidence for r in ledger_run.state.watch.readings()}
+    assert {e.monitor: e.values[-1] for e in view.evidence} == now
