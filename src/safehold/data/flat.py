@@ -72,7 +72,7 @@ def read_flat(source: Source, spec: TaskSpec | None, columns: Columns) -> tuple[
     offsets, terminated, end_findings = _episodes(source.path, arrays["terminals"], arrays["timeouts"])
     if followed:
         final = arrays["next_observations"][offsets[1:] - 1]
-        last = _continuity(arrays["observations"], arrays["next_observations"], offsets)
+        last = continuity(arrays["observations"], arrays["next_observations"], offsets)
     else:
         final = arrays["observations"][offsets[1:] - 1]
         last = (repeated_last(len(final), len(final)),)
@@ -167,7 +167,7 @@ def _episodes(
     return np.concatenate([[0], ends + 1]).astype(np.int64), terminals[ends], tuple(findings)
 
 
-def _continuity(
+def continuity(
     observations: Float[np.ndarray, "N o"], following: Float[np.ndarray, "N o"], offsets: Int[np.ndarray, "E_plus_1"]
 ) -> tuple[Finding, ...]:
     """Inside an episode the next observation of a step is the observation of the next step."""

@@ -8,13 +8,14 @@ import numpy as np
 
 from safehold.core.errors import DataError, UsageError
 from safehold.core.spec import TaskSpec
-from safehold.data import hdf5, npz
+from safehold.data import csv_table, hdf5, npz, parquet_table
 from safehold.data.dataset import OfflineDataset
 from safehold.data.declared import Columns
 from safehold.data.findings import Finding
 from safehold.data.flat import layout_of, read_flat
 from safehold.data.guard import BUDGET, opened
 from safehold.data.source import Source, first_bytes
+from safehold.data.tables import Table, read_table
 
 log = logging.getLogger(__name__)
 
@@ -53,8 +54,17 @@ def read_with_findings(
     path: Path, *, spec: TaskSpec | None = None, columns: Columns | None = None, budget: int = BUDGET
 ) -> Reading:
     """Like `read_any`, with the findings instead of log lines."""
-    if first_bytes(path).startswith(npz.MAGIC):
-        return _read_npz(path, spec, Columns() if columns is None else columns, budget)
+    declared = Columns() if columns is None else columns
+    start = first_bytes(path)
+    if start.startswith(npz.MAGIC):
+        return _read_npz(path, spec, declared, budget)
+    if start.startswith(parquet_table.MAGIC):
+        with parquet_table.opened_parquet(path, budget) as table:
+            return _read_table(table, spec, declared, "parquet")
+    if path.suffix.lower() in csv_table.SUFFIXES:
+        delimiter = "\t" if path.suffix.lower() == ".tsv" and declared.delimiter == "," else declared.delimiter
+        with csv_table.opened_csv(path, delimiter, budget) as table:
+            return _read_table(table, spec, declared, "csv")
     return _read_hdf5(path, spec, columns, budget)
 
 
@@ -111,6 +121,11 @@ def _read_npz(path: Path, spec: TaskSpec | None, columns: Columns, budget: int) 
         layout = npz.OFFSETS if by_offsets else f"npz-{_flat_layout(file)}"
         dataset, findings = (npz.read_offsets if by_offsets else read_flat)(file, spec, columns)
     return Reading(layout=layout, sha256=file.sha256, dataset=dataset, findings=findings)
+
+
+def _read_table(table: Table, spec: TaskSpec | None, columns: Columns, layout: str) -> Reading:
+    dataset, findings = read_table(table, spec, columns, layout)
+    return Reading(layout=layout, sha256=table.sha256, dataset=dataset, findings=findings)
 
 
 def _check_own(path: Path, own: TaskSpec, spec: TaskSpec | None, columns: Columns | None) -> None:
