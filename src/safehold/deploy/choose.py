@@ -38,8 +38,8 @@ APPROXIMATE = (
 )
 
 ESTIMATED = (
-    "Exact for normal episodes of a known variance; here a cost's variance is bounded from replicates and taken to be no "
-    "smaller, which makes it approximate."
+    "Exact for normal episodes of a known variance; here a cost's variance is bounded from replicates and taken to be "
+    "no smaller, which makes it approximate."
 )
 
 SEED_PREMISES = {"attested": "A6-seeds-attested", "log": "A6-seeds-from-log", "verified": "A6-seeds-verified"}
@@ -368,8 +368,11 @@ def first_seed(state: State, among: Bool[np.ndarray, "m"]) -> int:
 
 
 def fallback(state: State, verdict: Verdict, choices: Bool[np.ndarray, "m"] | None = None) -> Target | None:
-    """The seed target to fall back to, None if no seed target may be handed out; in an alarm no bound counts."""
-    trusted = verdict.safe & state.declaration.seeds
+    """The seed target to fall back to, None if none may be handed out for nothing; in an alarm no bound counts.
+
+    A fallback runs without an ask, so that nothing could be charged for it.
+    """
+    trusted = verdict.safe & state.declaration.seeds & (verdict.price == 0.0)
     if state.level in ("seed", "stop"):
         trusted = trusted & verdict.by_premise
     if choices is not None:

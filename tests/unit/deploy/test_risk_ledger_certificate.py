@@ -212,6 +212,22 @@ def test_an_open_seed_trial_does_not_run_unpaid_once_the_premise_is_refuted():
     assert tuner.state.spent == spent + again.certificate.charge
 
 
+def test_no_fallback_is_named_that_would_have_to_be_paid_for():
+    """Nobody attested the seed targets for the lower limit; the rules could afford one, but a fallback is not asked."""
+    tuner = optimizer(horizon=14, delta=0.2)
+    trial = tuner.ask()
+    tuner.tell(trial.id, measurement(40.0, 1.0, spread=0.1))
+    tuner.lower_limit("cost", 15.0, "the authority says so")
+    index = tuner.state.declaration.space.index(trial.target)
+    assert tuner.state.verdict().safe[index]
+    assert tuner.state.verdict().price[index] > 0.0
+    assert tuner.status().fallback is None
+    paid = tuner.ask()
+    assert paid.certificate.charge > 0.0
+    if paid.target in tuner.state.declaration.seed_targets:
+        assert tuner.status().fallback == paid.target
+
+
 @pytest.mark.parametrize("inflate", [0.9, np.inf, np.nan])
 def test_refuses_an_inflation_that_narrows_or_means_nothing(inflate):
     with pytest.raises(UsageError, match="inflate is"):
