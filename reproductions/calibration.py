@@ -246,7 +246,7 @@ def worlds(cell: Cell, declaration: Declaration) -> Worlds:
         factor = FLOOR_FACTOR if cell.mixture and cell.noise == "estimated" else 1.0
 
         def drawn(rng: np.random.Generator) -> World:
-            world = sampler.draw(rng, safe_seeds=False)
+            world = sampler.draw(rng, "any")
             return scattering(world, {name: factor * sd for name, sd in world.cost_episode_sds.items()}, gaussian)
 
         return drawn
@@ -254,7 +254,7 @@ def worlds(cell: Cell, declaration: Declaration) -> Worlds:
     reward = WorldSampler(declaration)
 
     def fixed(rng: np.random.Generator) -> World:
-        world = reward.draw(rng, safe_seeds=False)
+        world = reward.draw(rng, "any")
         for _ in range(10_000):
             costs = {name: shape(declaration, output, rng) for name, output in declaration.prior.costs.items()}
             candidate = World(

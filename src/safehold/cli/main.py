@@ -65,6 +65,8 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "abandon": "give a trial up",
             "stop": "end a deployment: nothing is handed out any more",
             "recommend": "the best told target that is certified",
+            "simulate": "what would have happened, on worlds from the declared prior",
+            "stress": "what would have happened, had the declared model been wrong",
             "verify": "check the ledger's chain, and derive every ask anew",
             "export": "the ledger as JSON lines",
             "explain": "why a trial was allowed to run",
@@ -80,7 +82,10 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 # Verbs that live in another module than their noun's.
-ELSEWHERE: dict[tuple[str, str], str] = {}
+ELSEWHERE: dict[tuple[str, str], str] = {
+    ("deploy", "simulate"): "safehold.cli.deploy_study",
+    ("deploy", "stress"): "safehold.cli.deploy_study",
+}
 
 _EXIT_CODES = """Exit codes: 0 ok, 2 usage, 3 bad input, 4 integrity, 5 environment fault, 6 safety hold,
 7 resource, 130 interrupted, 141 the reader of the output went away."""

@@ -1,7 +1,8 @@
 """Whole deployments on worlds drawn from the declared prior: what would have happened, and how often it went wrong."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -10,13 +11,18 @@ from safehold.core.errors import SafetyHold, UsageError
 from safehold.core.intervals import Interval, proportion_interval
 from safehold.core.measurement import Measurement
 from safehold.core.seeding import Streams
+from safehold.core.target import TargetSpace
 from safehold.deploy import steps
 from safehold.deploy.declaration import Declaration
-from safehold.deploy.prior import OutputPrior
+from safehold.deploy.prior import OutputPrior, Prior
 from safehold.deploy.replay import State
 from safehold.deploy.status import recommend
+from safehold.gp.kernels import SeparableKernel
 
 _DRAWS = 1000
+
+SeedTruth = Literal["safe", "any", "unsafe"]
+"""Which worlds are drawn: all seed targets safe, as they come, or at least one of them unsafe."""
 
 Noise = Callable[[float, int, np.random.Generator], Float[np.ndarray, "_"]]
 """How the costs of some episodes (how many) scatter around their expectation, given their standard deviation."""
@@ -66,9 +72,8 @@ class SimulatedRun:
 
     `unsafe` marks, ask by ask, whether the truth of the asked target is above a limit; `charges` is what each ask was
     charged, `on_premise` whether the ask rested on the seed targets being safe and on no rule. `seeds_safe`: whether
-    they all were. `held` names the refusal the run ended with. `gap_closed`: share of the way from the best seed
-    target's reward to the best safe candidate's that the recommendation goes; None without a recommendation, or where
-    no candidate beats the seeds.
+    they all were. `held` names the refusal the run ended with. `gap`: by how much the reward of the best safe candidate
+    beats that of the best seed target; `gained`: by how much the recommended target's does, 0 without one.
     """
 
     asked: tuple[int, ...]
@@ -78,7 +83,8 @@ class SimulatedRun:
     seeds_safe: bool
     held: str
     recommended: int | None
-    gap_closed: float | None
+    gap: float
+    gained: float
 
     @property
     def violating(self) -> bool:
@@ -101,50 +107,88 @@ class SimulatedRun:
 class Study:
     """Many simulated runs: `violating` of `runs` had an unsafe target; with its 95 % Clopper-Pearson interval.
 
-    `mean_charge`: what a run was charged in all, on average; `mean_charged_unsafe`: how many distinct targets that it
-    paid for turned out unsafe.
+    `unsafe_asks`: share of all asks that were of unsafe targets. `mean_charge`: what a run was charged in all, on
+    average; `mean_charged_unsafe`: how many distinct targets that it paid for turned out unsafe. `gap_closed`: what all
+    runs together gained in reward over their best seed targets, as a share of what there was to gain (None if there
+    was nothing); `mean_regret`: what a run missed of it, in units of reward. `held`: what the runs ended with.
     """
 
     runs: int
     violating: int
     interval: Interval
     delta: float
+    unsafe_asks: float
     mean_charge: float
     mean_charged_unsafe: float
-    mean_gap_closed: float | None
+    gap_closed: float | None
+    mean_regret: float
     held: Mapping[str, int]
+
+    @property
+    def broken(self) -> bool:
+        """Whether the one-sided 99 % lower bound on the share of violating runs is above delta."""
+        return not proportion_interval(self.violating, self.runs, 0.98).low <= self.delta
+
+    @staticmethod
+    def of(delta: float, results: Sequence[SimulatedRun]) -> "Study":
+        """What some runs, at least one, came to."""
+        violating = sum(result.violating for result in results)
+        asks = sum(len(result.asked) for result in results)
+        gap, gained = sum(result.gap for result in results), sum(result.gained for result in results)
+        words = [result.held for result in results]
+        return Study(
+            runs=len(results),
+            violating=violating,
+            interval=proportion_interval(violating, len(results)),
+            delta=delta,
+            unsafe_asks=sum(sum(result.unsafe) for result in results) / max(asks, 1),
+            mean_charge=float(np.mean([sum(result.charges) for result in results])),
+            mean_charged_unsafe=float(np.mean([result.charged_unsafe for result in results])),
+            gap_closed=gained / gap if gap > 0 else None,
+            mean_regret=(gap - gained) / len(results),
+            held={word: words.count(word) for word in sorted(set(words))},
+        )
 
 
 class WorldSampler:
-    """Draws worlds from a declared prior, conditional on safe seed targets and possible costs."""
+    """Draws worlds from a declared prior, or from another one, conditional on possible costs.
 
-    def __init__(self, declaration: Declaration) -> None:
+    `truth`: draw from this one. `moved`: a value outside [0, top] is moved to the nearest possible one, instead of the
+    world being drawn again; no limit is passed by that, or kept.
+    """
+
+    def __init__(self, declaration: Declaration, *, truth: Prior | None = None, moved: bool = False) -> None:
         self._declaration = declaration
-        prior, points = declaration.prior, declaration.space.points
-        self._reward_roots = _roots(prior.reward, points)
-        self._cost_roots = {name: _roots(output, points) for name, output in prior.costs.items()}
+        self._moved = moved
+        self._prior = declaration.prior if truth is None else truth
+        space = declaration.space
+        self._reward = _Surfaces.of(self._prior.reward, space)
+        self._costs = {name: _Surfaces.of(output, space) for name, output in self._prior.costs.items()}
 
-    def draw(self, rng: np.random.Generator, *, safe_seeds: bool = True) -> World:
-        """One world in which every limited statistic is a possible one and, if so said, every seed target is safe.
+    def draw(self, rng: np.random.Generator, seeds: SeedTruth = "safe") -> World:
+        """One world in which every limited statistic is a possible one, and the seed targets are as is said.
 
         Raises:
             UsageError: if such a world is too rare under the prior.
         """
-        declaration, prior = self._declaration, self._declaration.prior
+        declaration, prior = self._declaration, self._prior
         for _ in range(_DRAWS):
-            costs = {name: _drawn(output, self._cost_roots[name], rng) for name, output in prior.costs.items()}
+            costs = {name: surfaces.draw(rng) for name, surfaces in self._costs.items()}
+            if self._moved:
+                costs = {name: np.clip(values, 0.0, declaration.tops[name]) for name, values in costs.items()}
             possible = all(np.all((c >= 0) & (c <= declaration.tops[n])) for n, c in costs.items())
             world = World(
-                reward=_drawn(prior.reward, self._reward_roots, rng),
+                reward=self._reward.draw(rng),
                 costs=costs,
                 reward_episode_sd=prior.reward.episode_sd,
                 cost_episode_sds={name: output.episode_sd for name, output in prior.costs.items()},
                 kappas={limit.name: limit.kappa for limit in declaration.limits},
             )
-            if possible and (not safe_seeds or world.safe(declaration)[declaration.seed_indices].all()):
+            safe = bool(world.safe(declaration)[declaration.seed_indices].all())
+            if possible and (seeds == "any" or safe == (seeds == "safe")):
                 return world
         raise UsageError(
-            f"none of {_DRAWS} worlds drawn from the prior has safe seed targets and costs within [0, cap]; "
+            f"none of {_DRAWS} worlds drawn from the prior has {seeds} seed targets and costs within [0, cap]; "
             "the prior puts its mean too close to 0, to the cap, or to the limit at the seed targets"
         )
 
@@ -178,6 +222,7 @@ def simulate(
             state = steps.tell(state, trial, outcome, None, None).state
     asked = list(state.asked.values())
     recommended = _recommended(state)
+    gap, gained = _gap(declaration, after, recommended)
     safe, safe_later = world.safe(declaration), after.safe(declaration)
     return SimulatedRun(
         asked=tuple(event.index for event in asked),
@@ -187,49 +232,74 @@ def simulate(
         seeds_safe=bool(safe[declaration.seed_indices].all()),
         held=held,
         recommended=recommended,
-        gap_closed=_gap_closed(declaration, after, recommended),
+        gap=gap,
+        gained=gained,
     )
 
 
-def study(declaration: Declaration, runs: int, seed: int) -> Study:
-    """Many runs on worlds from the declaration's own prior; run i depends on (seed, i) alone."""
-    sampler, start = WorldSampler(declaration), State.start(declaration)
+def study(
+    declaration: Declaration,
+    runs: int,
+    seed: int,
+    *,
+    sampler: WorldSampler | None = None,
+    on_run: Callable[[int], None] | None = None,
+) -> Study:
+    """Many runs on worlds with safe seed targets, from the declaration's own prior or another sampler.
+
+    Run i depends on (seed, i) alone. `on_run` is told how many are done.
+    """
+    sampler, start = sampler or WorldSampler(declaration), State.start(declaration)
     results = []
     for number in range(runs):
         rng = Streams(seed)[f"simulate/{number}"]
         results.append(simulate(declaration, sampler.draw(rng), rng, start))
-    violating = sum(result.violating for result in results)
-    gaps = [result.gap_closed for result in results if result.gap_closed is not None]
-    words = [result.held for result in results]
-    return Study(
-        runs=runs,
-        violating=violating,
-        interval=proportion_interval(violating, runs),
-        delta=declaration.delta,
-        mean_charge=float(np.mean([sum(result.charges) for result in results])),
-        mean_charged_unsafe=float(np.mean([result.charged_unsafe for result in results])),
-        mean_gap_closed=float(np.mean(gaps)) if gaps else None,
-        held={word: words.count(word) for word in sorted(set(words))},
-    )
+        if on_run is not None:
+            on_run(number + 1)
+    return Study.of(declaration.delta, results)
 
 
-def _roots(output: OutputPrior, points: Float[np.ndarray, "m d"]) -> list[Float[np.ndarray, "m m"]]:
-    """Square roots of every member's prior covariance, by eigenvalues (rounding below zero counts as zero)."""
-    everyone = np.arange(len(points))
-    linear = 0.0 if output.linear is None else output.linear.cross(everyone, everyone)
-    roots = []
-    for kernel in output.kernels:
-        values, vectors = np.linalg.eigh(kernel(points, points) + linear)
-        roots.append(vectors * np.sqrt(np.maximum(values, 0.0)))
-    return roots
+@dataclass(frozen=True)
+class _Surfaces:
+    """Draws one output: a member of its prior by its weight, then a function of it around the mean."""
+
+    output: OutputPrior
+    shape: tuple[int, ...]
+    roots: tuple[tuple[Float[np.ndarray, "_ _"], ...], ...]
+    linear: Float[np.ndarray, "m q"] | None
+
+    @staticmethod
+    def of(output: OutputPrior, space: TargetSpace) -> "_Surfaces":
+        """Square roots of all covariances: by axis where they are products over the axes, whole where not."""
+        separable = all(isinstance(kernel, SeparableKernel) and kernel.separable for kernel in output.kernels)
+        roots = []
+        for kernel in output.kernels:
+            if separable and isinstance(kernel, SeparableKernel):
+                axes = enumerate(space.axes.values())
+                by_axis = [_root(kernel.axis_matrix(axis, np.array(values))) for axis, values in axes]
+                roots.append((kernel.sd * by_axis[0], *by_axis[1:]))
+            else:
+                roots.append((_root(kernel(space.points, space.points)),))
+        terms = output.linear
+        linear = None if terms is None else terms.features @ _root(terms.covariance)
+        return _Surfaces(output, space.shape if separable else (len(space),), tuple(roots), linear)
+
+    def draw(self, rng: np.random.Generator) -> Float[np.ndarray, "m"]:
+        """One function."""
+        roots = self.roots[int(rng.choice(len(self.roots), p=self.output.weights)) if len(self.roots) > 1 else 0]
+        values = rng.standard_normal(self.shape)
+        for axis, root in enumerate(roots):
+            values = np.moveaxis(np.tensordot(root, values, axes=(1, axis)), 0, axis)
+        drawn = self.output.mean + values.ravel()
+        if self.linear is not None:
+            drawn = drawn + self.linear @ rng.standard_normal(self.linear.shape[1])
+        return drawn
 
 
-def _drawn(
-    output: OutputPrior, roots: list[Float[np.ndarray, "m m"]], rng: np.random.Generator
-) -> Float[np.ndarray, "m"]:
-    """One draw: a member by its weight, then a function of it."""
-    member = int(rng.choice(len(roots), p=output.weights)) if len(roots) > 1 else 0
-    return output.mean + roots[member] @ rng.standard_normal(len(output.mean))
+def _root(covariance: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
+    """A square root, by eigenvalues; rounding below zero counts as zero."""
+    values, vectors = np.linalg.eigh(covariance)
+    return vectors * np.sqrt(np.maximum(values, 0.0))
 
 
 def _at(values: float | Float[np.ndarray, "m"], index: int) -> float:
@@ -245,11 +315,9 @@ def _recommended(state: State) -> int | None:
         return None
 
 
-def _gap_closed(declaration: Declaration, world: World, recommended: int | None) -> float | None:
-    """How far the recommendation goes from the best seed target to the best safe candidate."""
+def _gap(declaration: Declaration, world: World, recommended: int | None) -> tuple[float, float]:
+    """From the best seed target to the best safe candidate, and to the recommendation, in reward."""
     safe = world.safe(declaration) & declaration.prior.support
     start = float(np.max(world.reward[declaration.seed_indices]))
-    top = float(np.max(world.reward, where=safe, initial=-np.inf))
-    if recommended is None or top <= start:
-        return None
-    return (float(world.reward[recommended]) - start) / (top - start)
+    top = float(np.max(world.reward, where=safe, initial=start))
+    return top - start, 0.0 if recommended is None else float(world.reward[recommended]) - start
