@@ -2,13 +2,13 @@
 
 The driver keeps the world and its truth; a method sees what an experimenter would. Requests and answers:
 
-    {"do": "start", "problem": {...}}                            -> {"seconds": s, "versions": {...}}
-    {"do": "ask"}                                                -> {"seconds": s, "index": i}
-    {"do": "tell", "index": i, "rewards": [...], "costs": [...]} -> {"seconds": s}
-    {"do": "recommend"}                                          -> {"seconds": s, "index": i or null}
+    {"do": "start", "problem": {...}}                            -> {"seconds": s, "cpu": s, "versions": {...}}
+    {"do": "ask"}                                                -> {"seconds": s, "cpu": s, "index": i}
+    {"do": "tell", "index": i, "rewards": [...], "costs": [...]} -> {"seconds": s, "cpu": s}
+    {"do": "recommend"}                                          -> {"seconds": s, "cpu": s, "index": i or null}
 
-`seconds` is the wall time of the method's own work. An exception is answered {"error": "..."}; the process stays alive
-and takes the next "start".
+`seconds` is the wall time of the method's own work, `cpu` the processor time of all threads of its process. An
+exception is answered {"error": "..."}; the process stays alive and takes the next "start".
 """
 
 import importlib.metadata
@@ -138,7 +138,7 @@ def serve(start: Callable[[Problem], Method], packages: Sequence[str]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         problem = Problem.from_json(request["problem"]) if request["do"] == "start" else None
-        began = time.perf_counter()
+        began, worked = time.perf_counter(), time.process_time()
         try:
             answer: dict[str, Any] = {}
             if problem is not None:
@@ -146,7 +146,7 @@ def serve(start: Callable[[Problem], Method], packages: Sequence[str]) -> None:
                 answer["versions"] = versions
             else:
                 answer = _answer(method, request)
-            answer["seconds"] = time.perf_counter() - began
+            answer["seconds"], answer["cpu"] = time.perf_counter() - began, time.process_time() - worked
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(answer) + "\n")

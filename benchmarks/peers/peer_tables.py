@@ -35,12 +35,17 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """Milliseconds of an ask and a tell of one method after `tells` measurements; None and why, if there are none."""
+    """Milliseconds of an ask and a tell of one method after `tells` measurements; None and why, if there are none.
+
+    `ask_ms` and `tell_ms` are the least processor time of some asks and tells, the others the least wall time.
+    """
 
     side: int
     tells: int
     ask_ms: float | None
     tell_ms: float | None
+    ask_wall_ms: float | None
+    tell_wall_ms: float | None
     missing: str | None
     commit: str
 
@@ -144,6 +149,42 @@ def clocks_table(clocks: Mapping[str, Sequence[Clock]]) -> str:
         lines.append(f"| {method} | " + " | ".join(words) + " |")
     notes = "".join(f"\n({number}) {reason}" for number, reason in enumerate(reasons, start=1))
     return "\n".join(lines) + ("\n" + notes if notes else "")
+
+
+def goals(ours: str, clocks: Mapping[str, Sequence[Clock]], rows: Mapping[str, Sequence[Row]]) -> list[str]:
+    """What was aimed at, one sentence each: how much quicker, and whether a method is as good and breaks less."""
+    sentences = []
+    for side, tells in ((100, 100), (1000, 100)):
+        taken = {
+            name: clock.ask_ms + clock.tell_ms
+            for name, some in clocks.items()
+            for clock in some
+            if (clock.side, clock.tells) == (side, tells) and clock.ask_ms is not None and clock.tell_ms is not None
+        }
+        if ours in taken and len(taken) > 1:
+            ratios = ", ".join(
+                f"{name} {taken[name] / taken[ours]:.3g} times that" for name in taken if taken[name] > taken[ours]
+            )
+            sentences.append(
+                f"An ask and a tell of {ours} on {side} x {side} after {tells} tells take {taken[ours]:.3g} ms"
+                + (f"; {ratios}." if ratios else ".")
+            )
+    for geometry, some in rows.items():
+        by_name = {row.method: row for row in some}
+        own = by_name.get(ours)
+        if own is None:
+            continue
+        better = [
+            row.method
+            for row in some
+            if row.violating_runs < own.violating_runs and row.regret.estimate <= own.regret.estimate
+        ]
+        sentences.append(
+            f'Worlds "{geometry}", shared runs: '
+            + (f"{', '.join(better)} had" if better else "no method had")
+            + f" fewer runs with an unsafe deployment than {ours} at no larger mean regret."
+        )
+    return sentences
 
 
 def plain(value: Row | Clock) -> dict[str, object]:

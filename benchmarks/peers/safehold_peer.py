@@ -1,8 +1,9 @@
-"""safehold behind the line protocol: `python safehold_peer.py ledger`, or `paper` for the band of PLS.
+"""safehold behind the line protocol: `python safehold_peer.py ledger`, `ledger-16`, or `paper` for the band of PLS.
 
 Where hyper-parameters are known, both have that kernel. Where only ranges are, the ledger has safehold's default
 hyper-prior around the geometric middle of the deviation's range, and the paper's rule, which has no mixture of its own,
-the middle. The seed measurements are told as outside data; they certify nothing by themselves.
+the middle; `ledger-16` is the ledger over a mixture of sixteen, for the clock. The seed measurements are told as
+outside data; they certify nothing by themselves.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.optimizer import TargetOptimizer
 from safehold.deploy.prior import Prior
-from safehold.gp.kernels import SquaredExponential
+from safehold.gp.kernels import Product, SquaredExponential
 
 
 class SafeholdPeer:
@@ -68,6 +69,20 @@ def ledger(problem: Problem) -> Declaration:
     """Safehold's defaults: the risk ledger, over the default hyper-prior unless the kernel is known."""
     known = problem.lengthscale[0] == problem.lengthscale[1]
     return replace(declaration(problem, mixture=not known), rules=(RiskLedger(),))
+
+
+def ledger_of_sixteen(problem: Problem) -> Declaration:
+    """The ledger over four length-scales an axis."""
+    declared = ledger(problem)
+    spans = np.ptp(declared.space.points, axis=0)
+    sd = math.sqrt(math.prod(problem.cost_sd))
+    kernels = tuple(
+        Product.of("matern52", sd, (first * float(spans[0]), second * float(spans[1])))
+        for first in SHARES
+        for second in SHARES
+    )
+    cost = replace(declared.prior.costs["cost"], kernels=kernels, weights=())
+    return replace(declared, prior=replace(declared.prior, costs={"cost": cost}))
 
 
 def paper(problem: Problem) -> Declaration:
@@ -116,7 +131,14 @@ def declaration(problem: Problem, *, mixture: bool) -> Declaration:
 SEEDS = 5
 """Seed targets that are declared; measurements beyond them are data alone."""
 
-RULES: dict[str, Callable[[Problem], Declaration]] = {"ledger": ledger, "paper": paper}
+SHARES = (0.1, 0.2, 0.3, 0.5)
+"""Length-scales of the mixture of sixteen, as shares of an axis."""
+
+RULES: dict[str, Callable[[Problem], Declaration]] = {
+    "ledger": ledger,
+    "ledger-16": ledger_of_sixteen,
+    "paper": paper,
+}
 
 
 if __name__ == "__main__":
