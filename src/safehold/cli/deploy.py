@@ -1,39 +1,28 @@
 """`safehold deploy`: ask for a certified target, tell what it did, and see why."""
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-import tyro
 from pydantic import Field
 
-from safehold.cli.arguments import Arguments
 from safehold.cli.console import Output
+from safehold.cli.deploy_runs import RunArguments, TrialArguments, outcomes_of, place, short
 from safehold.cli.driving import DriveArguments, run
 from safehold.cli.main import Command
 from safehold.cli.outputs import free_file
 from safehold.core.certificate import Trial
 from safehold.core.errors import DataError, IntegrityError, UsageError
-from safehold.core.measurement import Measurement
 from safehold.deploy.optimizer import Deployment
-from safehold.deploy.status import Recommendation
+from safehold.deploy.status import Recommendation, Status
 from safehold.deploy.verify import verify
 from safehold.ledger.encoding import to_plain
 from safehold.ledger.events import Asked, Bound
 from safehold.report.run import read_run
 from safehold.report.words import grounds
 
-_LARGEST_OUTCOMES = 16 * 1024 * 1024  # bytes of a file of outcomes: 100,000 episodes take about 5 MB
-
-
-class RunArguments(Arguments):
-    """What every command on one deployment takes."""
-
-    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Directory of the deployment."""
+_FRONTIER = 8  # points of the certified frontier in a table; --json has them all
 
 
 class AskArguments(RunArguments):
@@ -41,13 +30,6 @@ class AskArguments(RunArguments):
 
     key: Annotated[str, Field(min_length=1, max_length=200)] | None = None
     """Name of this ask: asking again with the same key gives the same trial again."""
-
-
-class TrialArguments(RunArguments):
-    """What every command on one trial takes."""
-
-    trial: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TRIAL")]
-    """Id of the trial, as `ask` gave it."""
 
 
 class TellArguments(TrialArguments):
@@ -100,28 +82,59 @@ class ExplainArguments(RunArguments):
 
 def status(arguments: RunArguments, output: Output) -> int:
     """Prints where a deployment stands."""
-    with Deployment.open(_place(arguments), read_only=True) as deployment:
+    with Deployment.open(place(arguments), read_only=True) as deployment:
         now = deployment.status()
     output.result(to_plain(now))
-    rows = [
-        ("state", now.state),
-        ("asks", f"{now.asks} of at most {now.horizon}, {now.told} told"),
-        ("open trials", ", ".join(now.open_trials) or "none"),
-        ("certified targets", f"{now.safe_count} of {now.candidates}"),
-        ("revoked targets", ", ".join(_target(target) for target in now.revoked) or "none"),
-        ("delta", f"{now.delta:g}"),
-        ("fallback", "none is left: stop" if now.fallback is None else _target(now.fallback)),
-        ("recommended", "none yet" if now.recommendation is None else _target(now.recommendation.target)),
-    ]
-    output.table("", ("what", "value"), rows)
+    output.table("", ("what", "value"), _standing(now))
+    if now.outcomes is not None:
+        output.table(
+            f"What happened in {now.outcomes.episodes} episodes, {now.outcomes.failed} of them failed "
+            "(averages; intervals of level 95 % that hold at every look)",
+            ("limit on", "probability of costing more", "cost"),
+            [(name, str(now.outcomes.violations[name]), str(cost)) for name, cost in now.outcomes.costs.items()],
+        )
+    if now.monitors:
+        rows = [(r.monitor, r.limit, f"{r.evidence:.3g}", f"{r.needed:.4g}", str(r.seen)) for r in now.monitors]
+        output.table("Monitors", ("monitor", "limit on", "evidence", "alarms at", "seen"), rows)
+    if now.frontier:
+        points = [
+            (_target(p.target), f"{p.reward:.5g}", ", ".join(f"{name} {cost:.4g}" for name, cost in p.costs.items()))
+            for p in now.frontier[:_FRONTIER]
+        ]
+        output.table("Certified frontier", ("target", "expected reward", "expected costs"), points)
     if now.reason is not None:
         output.say(now.reason)
     return 0
 
 
+def _standing(now: Status) -> list[tuple[str, str]]:
+    """Where a deployment stands, line by line."""
+    verified = sum(seed.verified for seed in now.seeds)
+    share = f", {now.stage_left:.4g} of it in this stage" if now.stage is not None else ""
+    over = "" if now.outcomes is None else f", {now.outcomes.targets_over} of {now.outcomes.targets} measured over"
+    rows = [
+        ("state", now.state),
+        ("level", f"{now.level}, epoch {now.epoch}"),
+        ("asks", f"{now.asks} of at most {now.horizon}, {now.told} told"),
+        ("open trials", ", ".join(now.open_trials) or "none"),
+        ("certified targets", f"{now.safe_count} of {now.candidates}"),
+        ("revoked targets", (", ".join(_target(target) for target in now.revoked) or "none") + over),
+        ("delta", f"{now.delta:g} = " + " + ".join(f"{part:.4g} {name}" for name, part in now.shares.items())),
+        ("rules' share", f"{now.spent:.4g} spent, {now.left:.4g} left{share}"),
+        ("seed targets", now.seed_rule + (f", {verified} so far" if now.seed_rule == "verified" else "")),
+        ("fallback", "none is left: stop" if now.fallback is None else _target(now.fallback)),
+        ("recommended", "none yet" if now.recommendation is None else _target(now.recommendation.target)),
+    ]
+    if now.stage is not None:
+        rows.insert(1, ("stage of the roll-out", now.stage))
+    if now.awaiting:
+        rows.append(("waiting for an operator", ", ".join(now.awaiting)))
+    return rows
+
+
 def ask(arguments: AskArguments, output: Output) -> int:
     """Prints the next certified target; a refusal ends in exit code 6 and is recorded."""
-    with Deployment.open(_place(arguments)) as deployment:
+    with Deployment.open(place(arguments)) as deployment:
         trial = deployment.ask(arguments.key)
         asked = deployment.state.asked[trial.id]
     output.result({**to_plain(trial), "bounds": to_plain(asked.costs), "reward": to_plain(asked.reward)})
@@ -132,9 +145,9 @@ def ask(arguments: AskArguments, output: Output) -> int:
 
 def tell(arguments: TellArguments, output: Output) -> int:
     """Records the outcomes of a trial."""
-    with Deployment.open(_place(arguments)) as deployment:
+    with Deployment.open(place(arguments)) as deployment:
         names = [limit.name for limit in deployment.state.declaration.limits]
-        measurement, lengths, seeds = _outcomes(arguments, names)
+        measurement, lengths, seeds = outcomes_of(arguments.rewards, arguments.costs, arguments.outcomes, names, "tell")
         trial = deployment.tell(arguments.trial, measurement, lengths=lengths, seeds=seeds)
         now = deployment.status()
     output.result({**to_plain(trial), "status": to_plain(now)})
@@ -147,7 +160,7 @@ def tell(arguments: TellArguments, output: Output) -> int:
 
 def abandon(arguments: AbandonArguments, output: Output) -> int:
     """Gives a trial up."""
-    with Deployment.open(_place(arguments)) as deployment:
+    with Deployment.open(place(arguments)) as deployment:
         trial = deployment.abandon(arguments.trial, arguments.reason, deployed=not arguments.never_deployed)
     output.result(to_plain(trial))
     consequence = "" if arguments.never_deployed else "; its target is revoked, because its outcome is unknown"
@@ -157,7 +170,7 @@ def abandon(arguments: AbandonArguments, output: Output) -> int:
 
 def stop(arguments: StopArguments, output: Output) -> int:
     """Ends a deployment: nothing is handed out any more."""
-    with Deployment.open(_place(arguments)) as deployment:
+    with Deployment.open(place(arguments)) as deployment:
         deployment.stop(arguments.reason)
         now = deployment.status()
     output.result(to_plain(now))
@@ -168,7 +181,7 @@ def stop(arguments: StopArguments, output: Output) -> int:
 
 def recommend(arguments: RunArguments, output: Output) -> int:
     """Prints the best told target that is certified; exit code 6 if there is none."""
-    with Deployment.open(_place(arguments), read_only=True) as deployment:
+    with Deployment.open(place(arguments), read_only=True) as deployment:
         best = deployment.recommend()
     output.result(to_plain(best))
     output.say(f"Recommended target: {_target(best.target)}, told over {best.episodes} episodes")
@@ -178,10 +191,10 @@ def recommend(arguments: RunArguments, output: Output) -> int:
 
 def check(arguments: RunArguments, output: Output) -> int:
     """Verifies the chain, and derives every ask anew; 4 if anything differs."""
-    differences = verify(_place(arguments))
+    differences = verify(place(arguments))
     output.result({"differences": to_plain(differences), "ok": not differences})
     if differences:
-        rows = [(str(d.seq), d.field, _short(d.recorded), _short(d.derived)) for d in differences]
+        rows = [(str(d.seq), d.field, short(d.recorded), short(d.derived)) for d in differences]
         output.table("What the ledger says and what follows", ("event", "field", "recorded", "derived"), rows)
         output.say(f"{len(differences)} difference(s): this ledger does not follow from its own events.")
         return IntegrityError.exit_code
@@ -192,7 +205,7 @@ def check(arguments: RunArguments, output: Output) -> int:
 def export(arguments: ExportArguments, output: Output) -> int:
     """Writes the ledger as JSON lines, one record a line."""
     target = None if arguments.out is None else free_file(arguments.out, overwrite=arguments.overwrite)
-    with Deployment.open(_place(arguments), read_only=True) as deployment:
+    with Deployment.open(place(arguments), read_only=True) as deployment:
         lines = deployment.ledger.export()
     text = "".join(f"{line}\n" for line in lines)
     if target is None:
@@ -212,7 +225,7 @@ def explain(arguments: ExplainArguments, output: Output) -> int:
         if arguments.picture.suffix.lower() not in (".png", ".svg", ".pdf"):
             raise UsageError(f"--picture {arguments.picture}: a picture ends in .png, .svg or .pdf")
         free_file(arguments.picture, overwrite=arguments.overwrite)
-    with Deployment.open(_place(arguments), read_only=True) as deployment:
+    with Deployment.open(place(arguments), read_only=True) as deployment:
         state = deployment.state
     if not state.asked:
         raise UsageError(f"{arguments.run}: nothing was asked yet, so there is nothing to explain")
@@ -232,16 +245,6 @@ def explain(arguments: ExplainArguments, output: Output) -> int:
         _draw_certificate(arguments.run, arguments.picture)
         output.say(f"Picture: {arguments.picture}")
     return 0
-
-
-def _place(arguments: RunArguments) -> Path:
-    """Where the ledger is: in the directory, or one below it where that is a whole road's."""
-    below = arguments.run / "deployment"
-    return (
-        below
-        if not (arguments.run / "ledger.sqlite").exists() and (below / "ledger.sqlite").exists()
-        else arguments.run
-    )
 
 
 def _draw_certificate(run: Path, picture: Path) -> None:
@@ -287,93 +290,6 @@ def _print_recommendation(best: Recommendation, output: Output) -> None:
     beliefs: list[tuple[str, Bound]] = [*best.costs.items(), ("reward", best.reward)]
     rows = [(name, f"{b.mean:.4g}", f"{b.lower:.4g} to {b.upper:.4g}", limits.get(name, "")) for name, b in beliefs]
     output.table("", ("expected return", "believed", "interval", "limit"), rows)
-
-
-def _outcomes(
-    arguments: TellArguments, names: Sequence[str]
-) -> tuple[Measurement, tuple[int, ...] | None, tuple[int, ...] | None]:
-    """The measurement that the arguments give, with lengths and seeds where they are known."""
-    if arguments.outcomes is not None:
-        if arguments.rewards or arguments.costs:
-            raise UsageError("give either --outcomes, or --rewards and --costs")
-        return _read_outcomes(arguments.outcomes)
-    if not arguments.rewards or not arguments.costs:
-        raise UsageError("--rewards and --costs are both needed, one value an episode (or --outcomes FILE)")
-    if len(names) != 1:
-        raise UsageError(f"this run limits {', '.join(names)}; tell them all with --outcomes FILE")
-    measurement = Measurement(
-        rewards=np.array(arguments.rewards, dtype=np.float64),
-        costs={names[0]: np.array(arguments.costs, dtype=np.float64)},
-        failed=np.zeros(len(arguments.rewards), dtype=np.bool_),
-    )
-    return measurement, None, None
-
-
-def _read_outcomes(path: Path) -> tuple[Measurement, tuple[int, ...] | None, tuple[int, ...] | None]:
-    """A measurement from a JSON file.
-
-    Raises:
-        DataError: if it is not what `deploy tell --help` describes.
-    """
-    plain = _parsed(path)
-    unknown = sorted(set(plain) - {"rewards", "costs", "failed", "lengths", "seeds"})
-    if unknown:
-        raise DataError(f"{path}: unknown key {unknown[0]!r}; known are rewards, costs, failed, lengths, seeds")
-    try:
-        rewards = _numbers(plain["rewards"])
-        costs = {str(name): _numbers(values) for name, values in plain["costs"].items()}
-        failed = [_flag(mark) for mark in plain.get("failed", [False] * len(rewards))]
-        lengths, seeds = (_whole(plain.get(name)) for name in ("lengths", "seeds"))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{path}: not a record of outcomes ({error!r}); see `safehold deploy tell --help`") from error
-    return Measurement(rewards=rewards, costs=costs, failed=np.array(failed, dtype=np.bool_)), lengths, seeds
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    """The JSON object in a file or on standard input, of bounded size."""
-    try:
-        if str(path) == "-":
-            text = sys.stdin.read(_LARGEST_OUTCOMES + 1) if sys.stdin is not None else ""
-        else:
-            with path.open(encoding="utf-8") as file:
-                text = file.read(_LARGEST_OUTCOMES + 1)
-        if len(text) > _LARGEST_OUTCOMES:
-            raise DataError(f"{path}: more than {_LARGEST_OUTCOMES} characters; outcomes of one trial are smaller")
-        plain = json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(plain, dict):
-        raise DataError(f"{path} holds no JSON object; see `safehold deploy tell --help`")
-    return plain
-
-
-def _numbers(values: Any) -> np.ndarray:
-    """Float64; null becomes NaN, which a measurement takes from failed episodes alone; text and flags are refused."""
-    if not isinstance(values, list) or any(
-        isinstance(v, bool) or not isinstance(v, int | float | None) for v in values
-    ):
-        raise TypeError(f"expected a list of numbers, got {_short(str(values))}")
-    return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-
-
-def _whole(values: Any) -> tuple[int, ...] | None:
-    if values is None:
-        return None
-    if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, int) for v in values):
-        raise TypeError(f"expected a list of whole numbers, got {_short(str(values))}")
-    return tuple(values)
-
-
-def _flag(mark: Any) -> bool:
-    if not isinstance(mark, bool):
-        raise TypeError(f"failed must hold true and false, got {_short(str(mark))}")
-    return mark
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _target(target: Sequence[float]) -> str:
