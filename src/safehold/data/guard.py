@@ -69,6 +69,10 @@ class GuardedFile:
         """Whether there is an array of this name or path."""
         return name in self._arrays
 
+    def arrays_under(self, group: str) -> tuple[str, ...]:
+        """Paths of all arrays in a group, and in those inside it."""
+        return tuple(sorted(path for path in self._arrays if path.startswith(f"{group}/")))
+
     def text(self, name: str) -> str | None:
         """The root attribute of this name if it is a single UTF-8 text of fixed length, otherwise None.
 

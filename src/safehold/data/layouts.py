@@ -14,6 +14,7 @@ from safehold.data.declared import Columns
 from safehold.data.findings import Finding
 from safehold.data.flat import layout_of, read_flat
 from safehold.data.guard import BUDGET, opened
+from safehold.data.minari import MINARI, main_file, read_minari
 from safehold.data.source import Source, first_bytes
 from safehold.data.tables import Table, read_table
 
@@ -55,6 +56,8 @@ def read_with_findings(
 ) -> Reading:
     """Like `read_any`, with the findings instead of log lines."""
     declared = Columns() if columns is None else columns
+    if path.is_dir():
+        path = main_file(path)
     start = first_bytes(path)
     if start.startswith(npz.MAGIC):
         return _read_npz(path, spec, declared, budget)
@@ -109,6 +112,9 @@ def _read_hdf5(path: Path, spec: TaskSpec | None, columns: Columns | None, budge
             layout = hdf5.FORMAT
             dataset, findings = hdf5.read_opened(file)
             _check_own(path, dataset.spec, spec, columns)
+        elif "episode_0" in file.groups:
+            layout = MINARI
+            dataset, findings = read_minari(file, spec, Columns() if columns is None else columns)
         else:
             layout = _flat_layout(file)
             dataset, findings = read_flat(file, spec, Columns() if columns is None else columns)
@@ -140,8 +146,6 @@ def _flat_layout(source: Source) -> str:
     layout = layout_of(source)
     if layout is not None:
         return layout
-    if "episode_0" in source.groups:
-        raise DataError(f"{source.path}: looks like a Minari dataset (one group an episode), which is not read yet")
     raise DataError(
         f"{source.path}: no layout we know; the file has arrays {list(source.names)} and groups "
         f"{list(source.groups)[:10]}. Expected the attribute format={hdf5.FORMAT!r}, the arrays of flat rows "
