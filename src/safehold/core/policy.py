@@ -24,6 +24,18 @@ class Actor(Protocol):
 
 
 @runtime_checkable
+class BudgetedActor(Actor, Protocol):
+    """An actor that aims at cost returns, and can be told in mid-episode to aim lower."""
+
+    def lower(self, to_go: Float[np.ndarray, "n k"]) -> None:
+        """From the next action on each episode is to cost at most so much more, by cost; inf says nothing.
+
+        It never raises what the actor aims at by itself.
+        """
+        ...
+
+
+@runtime_checkable
 class Policy(Protocol):
     """A frozen rule from what was seen to what to do."""
 

@@ -143,6 +143,15 @@ class TestFamily:
         fresh._to_go.step = 1  # as late in the episode
         np.testing.assert_array_equal(later.act(seen), fresh.act(seen))
 
+    def test_a_lowered_budget_is_aimed_at_and_a_higher_one_changes_nothing(self) -> None:
+        family, seen = learner().policy(), np.zeros((1, 3), dtype=np.float32)
+        lowered, plain = (family.at(target).start(1, np.random.default_rng(0)) for target in ((5, 4, 9), (5, 2, 9)))
+        assert isinstance(lowered, BudgetedActor)
+        lowered.lower(np.array([[2.0, np.inf]]))
+        np.testing.assert_array_equal(lowered.act(seen), plain.act(seen))
+        lowered.lower(np.array([[3.0, 10.0]]))
+        np.testing.assert_array_equal(lowered.act(seen), plain.act(seen))
+
     def test_discrete_actions_are_refused(self) -> None:
         spec = replace(TWO_COSTS, action=Discrete(3))
         with pytest.raises(UsageError, match="continuous actions"):

@@ -71,6 +71,10 @@ class CDTActor:
         self._append(tokens.unsqueeze(1))
         self._to_go.take_off(rewards, costs)
 
+    def lower(self, to_go: Float[np.ndarray, "n k"]) -> None:
+        """Aims at no more than these costs from here on."""
+        self._to_go.lower(to_go)
+
     def _append(self, tokens: Float[Tensor, "n s d"]) -> None:
         """Adds tokens of the current step."""
         place = torch.tensor([[self._to_go.step]])

@@ -181,6 +181,10 @@ class ToGo:
         self._costs = self._costs - costs
         self.step += 1
 
+    def lower(self, costs: Float[np.ndarray, "n k"]) -> None:
+        """No episode is to cost more than this from here on."""
+        self._costs = np.minimum(self._costs, costs)
+
 
 class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
     """What the learners of such methods share: a network, its optimiser, a generator, and how they are resumed."""

@@ -119,6 +119,10 @@ class RvSActor:
         """Takes what was obtained off what is still to go."""
         self._to_go.take_off(rewards, costs)
 
+    def lower(self, to_go: Float[np.ndarray, "n k"]) -> None:
+        """Aims at no more than these costs from here on."""
+        self._to_go.lower(to_go)
+
 
 class RvSLearner(DialLearner[RvSConfig, RvSNetwork]):
     """Fits the perceptron to logged actions by least squares; its policy is a family with a dial for each target."""
