@@ -145,7 +145,9 @@ class TestFamily:
 
     def test_a_lowered_budget_is_aimed_at_and_a_higher_one_changes_nothing(self) -> None:
         family, seen = learner().policy(), np.zeros((1, 3), dtype=np.float32)
-        lowered, plain = (family.at(target).start(1, np.random.default_rng(0)) for target in ((5, 4, 9), (5, 2, 9)))
+        lowered, plain = (
+            family.at(target).start(1, np.random.default_rng(0)) for target in ((5.0, 4.0, 9.0), (5.0, 2.0, 9.0))
+        )
         assert isinstance(lowered, BudgetedActor)
         lowered.lower(np.array([[2.0, np.inf]]))
         np.testing.assert_array_equal(lowered.act(seen), plain.act(seen))
