@@ -109,11 +109,11 @@ def demo(directory, config=CONFIG):
 
 
 def everything(directory):
-    """Bytes and time of change of every file, but for what SQLite keeps beside a database while it is read."""
+    """Bytes and time of change of every file, but for what SQLite keeps beside a database, and who was here last."""
     return {
         path.relative_to(directory): (path.read_bytes(), path.stat().st_mtime_ns)
         for path in directory.rglob("*")
-        if path.is_file() and not path.name.endswith(("-wal", "-shm"))
+        if path.is_file() and not path.name.endswith(("-wal", "-shm", "runner.lock"))
     }
 
 
@@ -472,6 +472,7 @@ def remove(name):
         pytest.param(edit("manifest.json", '"summary.json"', '"summary"'), id="a sum left out of the manifest"),
         pytest.param(edit("manifest.json", "{", "["), id="manifest"),
         pytest.param(remove("report.html"), id="no report"),
+        pytest.param(remove("manifest.json"), id="no manifest"),
         pytest.param(remove("deployment/ledger.sqlite"), id="no ledger"),
         pytest.param(edit_row, id="a row of the ledger"),
         pytest.param(append_event, id="a row more"),
@@ -525,6 +526,7 @@ def test_nothing_is_written_beside_what_is_not_ours(tmp_path, name):
 @pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, "\xff"])
 def test_an_unfinished_run_with_a_broken_record_is_refused(run, name, text, capsys):
     (run / "manifest.json").unlink()
+    (run / "summary.json").unlink()
     (run / name).write_text(text, encoding="latin-1")
     before = everything(run)
     assert demo(run) == 4

@@ -16,6 +16,7 @@ from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import SafetyHold, UsageError
 from safehold.envs import registry
 from safehold.ledger.encoding import to_plain
+from safehold.ledger.run import RunDirectory
 from safehold.report.figures.certificate import SIGNS
 from safehold.report.premises import premises
 from safehold.report.run import RunView, deployment_in, read_run
@@ -37,7 +38,19 @@ from safehold.workflows.road import (
 from safehold.workflows.train import preset
 
 _CONFIG = "config.json"
-_MADE = (_CONFIG, "clock.json", EPISODES, POLICY, BC_SAFE, DEPLOYMENT, EVALUATIONS, REPORT, SUMMARY, MANIFEST)
+_MADE = (
+    _CONFIG,
+    "clock.json",
+    EPISODES,
+    POLICY,
+    BC_SAFE,
+    DEPLOYMENT,
+    EVALUATIONS,
+    REPORT,
+    SUMMARY,
+    MANIFEST,
+    "runner.lock",
+)
 """What a road leaves in its directory."""
 _IDENTITY = {"task", "deploy", "seed", "preset"}
 """Keys that tell a road's config.json from others of that name."""
@@ -81,6 +94,7 @@ def clear_run(directory: Path) -> None:
 
     Raises:
         UsageError: if the directory is no road's, or holds anything that a road does not make; nothing is removed.
+        IntegrityError: if a process is still at it.
     """
     if directory.is_symlink():
         raise UsageError(f"{directory} is a link; --overwrite removes runs only, name the run itself")
@@ -96,7 +110,8 @@ def clear_run(directory: Path) -> None:
         raise UsageError(
             f"{directory} holds {foreign[0]!r}, which no run makes; move it away, or choose another directory"
         )
-    shutil.rmtree(directory)
+    with RunDirectory(directory).alone():
+        shutil.rmtree(directory)
 
 
 def _is_road(path: Path) -> bool:

@@ -59,12 +59,16 @@ class RunDirectory:
             UsageError: if there is no such directory.
             ResourceError: if the lock cannot be had or noted.
         """
-        note = self.path / "runner.lock"
-        with self._alone():
-            with storage_errors(note):
-                note.write_text(f"pid {os.getpid()}, boot {_boot_id()}, host {platform.node()}\n", encoding="utf-8")
-            logger.debug("runner lock of %s taken", self.path)
+        with self.alone():
+            self.sign()
             yield
+
+    def sign(self) -> None:
+        """Notes who holds the lock, for the messages to others."""
+        note = self.path / "runner.lock"
+        with storage_errors(note):
+            note.write_text(f"pid {os.getpid()}, boot {_boot_id()}, host {platform.node()}\n", encoding="utf-8")
+        logger.debug("runner lock of %s taken", self.path)
 
     def recover(self, into: Path) -> Salvage:
         """Copies what is valid of this run's damaged ledger into another directory; this one is left as it is.
@@ -77,12 +81,12 @@ class RunDirectory:
             UsageError: if `into` holds a run, this directory holds none, or this process has its ledger open.
             ResourceError: if a file cannot be read or written.
         """
-        with self._alone():
+        with self.alone():
             return salvage(self.ledger_path, RunDirectory(into).ledger_path)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other process drives the run; raises as `runner_lock` does."""
+    def alone(self) -> Iterator[None]:
+        """No other process drives the run; raises as `runner_lock` does. Nothing is written: `sign` says who it is."""
         if not self.path.is_dir():
             raise UsageError(f"{self.path}: no such directory; create the run before it is driven")
         with storage_errors(self.path):

@@ -35,6 +35,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.verify import verify
 from safehold.learn.hooks import Progress
+from safehold.ledger.run import RunDirectory
 from safehold.report.run import read_run
 from safehold.report.run_page import run_page
 from safehold.report.words import grounds
@@ -43,6 +44,7 @@ from safehold.workflows.deploy import DeployConfig, Plan, drive, open_or_create,
 from safehold.workflows.evaluate import DialQuality, Evaluation, dial_quality, evaluate
 from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
 
+CLOCK = "clock.json"
 EPISODES, EVALUATIONS, SUMMARY, MANIFEST, REPORT = (
     "episodes.hdf5",
     "evaluations.json",
@@ -163,14 +165,26 @@ def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSum
 
     Raises:
         UsageError: if the directory holds a run of another configuration, or something else.
-        IntegrityError: if what the directory holds was altered.
+        IntegrityError: if what the directory holds was altered, or another process walks the same road.
         SafeholdError: whatever a stage refuses.
     """
     if finished(directory):
         return verify_road(directory, config)
-    streams = Streams(config.seed)
     _check_before_anything_is_written(directory, config)
-    _claim(directory, config)
+    directory.mkdir(parents=True, exist_ok=True)
+    run = RunDirectory(directory)
+    with run.alone():
+        if finished(directory):  # by the process that was here before
+            return verify_road(directory, config)
+        _claim(directory, config)
+        run.sign()
+        return _walked(directory, config, narrator)
+
+
+def _walked(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSummary:
+    """The road from where an earlier process stopped to its end; nobody else walks it."""
+    _refuse_a_lost_manifest(directory)
+    streams = Streams(config.seed)
     clock = _Clock(directory)
     with clock.stage("data"):
         narrator.stage("Data: behaviour policies act, their episodes are logged and audited")
@@ -247,6 +261,19 @@ def verify_road(directory: Path, config: RoadConfig | None = None) -> RoadSummar
         ) from error
 
 
+def _refuse_a_lost_manifest(directory: Path) -> None:
+    """A summary without a manifest is either seconds old, and the clock is there too, or its sums are lost.
+
+    Raises:
+        IntegrityError: if they are: to go on would take what lies there for what was made.
+    """
+    if (directory / SUMMARY).exists() and not (directory / CLOCK).exists():
+        raise IntegrityError(
+            f"{directory} holds the summary of a finished run without its {MANIFEST}, so that nothing shows whether "
+            "its files are those that the run made; restore the manifest, or run again with --overwrite"
+        )
+
+
 def _check_ledger_is_of_this_run(directory: Path) -> None:
     """The ledger names the log and the policy that lie beside it.
 
@@ -267,9 +294,11 @@ def _logged(directory: Path, config: RoadConfig, streams: Streams, narrator: Nar
     """The benchmark's episodes, collected once, and audited each time."""
     path = directory / EPISODES
     if not path.exists():
+        seed = streams.integer("collect")
+        narrator.line(f"safehold data collect {config.task} --seed {seed} makes the same log")
         dataset = collect(
             config.task,
-            seed=streams.integer("collect"),
+            seed=seed,
             workers=config.workers,
             on_progress=lambda done, total: narrator.progress("episodes", done, total),
         )
@@ -592,7 +621,7 @@ class _Clock:
     """Seconds of each stage, over all the processes that worked on a run."""
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / "clock.json"
+        self._path = directory / CLOCK
         self.seconds: dict[str, float] = {}
         if self._path.exists():
             self.seconds = _record(self._path)
@@ -637,9 +666,8 @@ def _claim(directory: Path, config: RoadConfig) -> None:
         _same_configuration(directory, _record(path), config)
         return
     partial = f".{path.name}."  # of a process that was killed while it wrote its first file
-    if directory.exists() and not all(found.name.startswith(partial) for found in directory.iterdir()):
+    if not all(found.name.startswith(partial) for found in directory.iterdir()):
         raise UsageError(f"{directory} exists and is no run of this kind; choose another directory")
-    directory.mkdir(parents=True, exist_ok=True)
     _write_text(path, json.dumps(_identity(config.to_json()), indent=2) + "\n")
 
 
