@@ -9,7 +9,7 @@ import torch
 from scipy.stats import spearmanr
 
 from safehold.core.errors import DataError, ModelError, UsageError
-from safehold.core.policy import Policy, PolicyFamily
+from safehold.core.policy import BudgetedActor, Policy, PolicyFamily
 from safehold.core.spec import Box, Discrete, TaskSpec
 from safehold.data.batches import SequenceSampler
 from safehold.data.dataset import OfflineDataset
