@@ -55,16 +55,32 @@ class Verdict:
     word: str = ""
 
 
-def page(title: str, verdict: Verdict, sections: Sequence[Section], commands: Sequence[str] = ()) -> str:
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Something that looks wrong: its name, the numbers that show it, and what to do about it."""
+
+    name: str
+    evidence: str
+    remedy: str
+
+
+def page(
+    title: str,
+    verdict: Verdict,
+    sections: Sequence[Section],
+    commands: Sequence[str] = (),
+    signs: Sequence[Sign] = (),
+) -> str:
     """The page as text. Everything that came from outside is escaped and inert; only our own drawings are markup.
 
-    `commands` are the next commands to run.
+    `signs` are shown in a box of their own, if there are any; `commands` are the next commands to run.
     """
     template = _environment().get_template("page.html")
     return template.render(
         title=title,
         verdict=verdict,
         word=verdict.word or _WORDS[verdict.standing],
+        signs=signs,
         sections=sections,
         commands=commands,
         drawing=_drawing,

@@ -26,9 +26,10 @@ from safehold.report.figures import (
     timeline,
 )
 from safehold.report.figures.palette import MARKS
-from safehold.report.page import Picture, Section, Table, Verdict, page
+from safehold.report.page import Picture, Section, Sign, Table, Verdict, page
 from safehold.report.premises import premises
 from safehold.report.run import RunView
+from safehold.report.signatures import signatures
 from safehold.report.words import over_limit, percent, target_text, verdict_of
 
 
@@ -40,7 +41,8 @@ def run_page(run: RunView) -> str:
         for section in part(run)
     ]
     title = f"{run.task}: {run.name}" if run.task else run.name
-    return page(title, verdict(run), [*sections, _origin(run)], next_commands(run))
+    signs = () if run.state is None else tuple(Sign(s.name, s.evidence, s.remedy) for s in signatures(run.state))
+    return page(title, verdict(run), [*sections, _origin(run)], next_commands(run), signs)
 
 
 def next_commands(run: RunView) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from safehold.deploy.acquisition import expanders
 from safehold.deploy.choose import view
 from safehold.deploy.replay import State
 from safehold.deploy.watch import Reading
-from safehold.ledger.events import Alarmed, Asked, LimitLowered, Resumed
+from safehold.ledger.events import Advanced, Alarmed, Asked, LimitLowered, Resumed
 from safehold.report.figures import bounds, calibration, monitors, path, risk, safe_set
 from safehold.report.figures.bounds import Break
 from safehold.report.figures.safe_set import Grounds
@@ -56,7 +56,7 @@ def chosen_path(state: State, grown: safe_set.SafeSet) -> path.Path:
 
 
 def breaks(events: Sequence[object]) -> tuple[Break, ...]:
-    """Where the terms changed: alarms, new epochs, lowered limits."""
+    """Where the terms changed: alarms, new epochs, stages of a roll-out, lowered limits."""
     found = []
     number = epoch = 0
     for event in events:
@@ -68,6 +68,8 @@ def breaks(events: Sequence[object]) -> tuple[Break, ...]:
             case Resumed():
                 epoch += 1
                 found.append(Break(number=number, word=f"epoch {epoch}"))
+            case Advanced():
+                found.append(Break(number=number, word=f"stage {event.stage}"))
             case LimitLowered():
                 found.append(Break(number=number, word=f"limit {event.value:g}"))
     return tuple(found)
@@ -153,8 +155,14 @@ def spending(run: RunView, state: State) -> risk.Spending:
 
 
 def shares(state: State) -> dict[str, float]:
-    """What delta is shared out to."""
-    return {name: float(part) for name, part in asdict(state.declaration.share).items()}
+    """What delta is shared out to; the certificate's share by stages of the roll-out, if it has any."""
+    parts: dict[str, float] = {}
+    for name, part in asdict(state.declaration.share).items():
+        if name == risk.CERTIFICATE and state.declaration.stages:
+            parts |= {f"{name}, {stage.name}": stage.share for stage in state.declaration.stages}
+        else:
+            parts[name] = float(part)
+    return parts
 
 
 def beliefs(state: State) -> calibration.Calibration:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from safehold.report.figures import bounds, data_plane
-from safehold.report.page import Picture, Section, Table, Verdict, page
+from safehold.report.page import Picture, Section, Sign, Table, Verdict, page
 from safehold.report.plain_text import inert, inert_lines
 
 HOSTILE = "<script>alert(1)</script> \x1b[31m\u202edesrever $x$ {{ 7 * 7 }}"
@@ -43,6 +43,7 @@ def hostile_page() -> str:
             )
         ],
         [HOSTILE],
+        [Sign(HOSTILE, HOSTILE, HOSTILE)],
     )
 
 
@@ -103,3 +104,10 @@ def test_inert_shows_codes_and_cuts():
     assert inert("ä€😀") == "ä€😀"
     assert inert("x" * 300, longest=10) == "x" * 9 + "…"
     assert inert_lines("one\ntwo\x07") == "one\ntwo\\u0007"
+
+
+def test_what_looks_wrong_has_a_box_only_if_something_does():
+    assert "What looks wrong" not in page("t", Verdict("good", "h"), [])
+    text = page("t", Verdict("good", "h"), [], signs=[Sign("drift", "it moved", "look")])
+    assert "<dt>drift</dt>" in text
+    assert "<dd>it moved.</dd>" in text

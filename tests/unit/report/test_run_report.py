@@ -117,6 +117,15 @@ def test_one_mean_over_the_limit_makes_the_run_unsafe(tmp_path):
     assert said.headline == "1 of 1 deployments had a mean cost above a limit."
 
 
+def test_a_target_that_its_episodes_spoke_against_is_named_as_wrong(tmp_path):
+    with deploy(tmp_path, tells=0) as deployment:
+        tell(deployment, [LIMIT + 9] * 5)
+    text = run_page(read_run(tmp_path))
+    assert "What looks wrong" in text
+    assert "<dt>revocations</dt>" in text
+    assert "a seed target is among those" in text
+
+
 def test_a_mean_on_the_limit_is_safe(tmp_path):
     with deploy(tmp_path, tells=0) as deployment:
         tell(deployment, [LIMIT, LIMIT])

@@ -24,6 +24,9 @@ from safehold.report.figures.palette import (
 )
 from safehold.report.plain_text import inert
 
+CERTIFICATE = "certificate"
+"""The share out of which asks are charged; of a roll-out in stages, the shares whose names begin with it."""
+
 SHARE_COLOURS = {"seed": SEED, "certificate": OURS, "noise": TUNED}
 SHARE_NAMES = {"seed": "seed targets", "certificate": "certificate", "noise": "bounds on the noise"}
 NO_CHARGES = "No charges: the bounds of these rules hold for all targets and rounds at once, so no ask costs anything."
@@ -56,8 +59,8 @@ class Spending:
 
     @property
     def budget(self) -> float:
-        """The certificate's share of delta."""
-        return dict(self.shares).get("certificate", 0.0)
+        """The certificate's share of delta, all stages together."""
+        return sum(part for name, part in self.shares if name.startswith(CERTIFICATE))
 
 
 def info(
@@ -109,18 +112,20 @@ def share_bar(ax: Axes, view: Spending) -> None:
     ax.set_title(f"delta = {view.delta:g}, shared out")
     ax.set_xlim(0, view.delta)
     ax.set_ylim(-0.9, 0.6)
-    left = 0.0
+    left, unpaid = 0.0, view.spent[-1] if view.spent else 0.0
     for place, (name, part) in enumerate(view.shares):
-        colour = SHARE_COLOURS.get(name, (REWARD, DATA)[place % 2])
+        paying = name.startswith(CERTIFICATE)
+        colour = SHARE_COLOURS[CERTIFICATE] if paying else SHARE_COLOURS.get(name, (REWARD, DATA)[place % 2])
         words = f"{SHARE_NAMES.get(name, name)} {part:.3g}"
-        spent = min(view.spent[-1], part) if name == "certificate" and view.spent else 0.0
+        spent = min(unpaid, part) if paying else 0.0
+        unpaid -= spent
         ax.barh(0, part, left=left, height=0.8, color=colour, alpha=0.35, linewidth=0)
         ax.barh(0, spent, left=left, height=0.8, color=colour, linewidth=0)
-        if name == "certificate" and view.charging:
+        if paying and view.charging:
             words += f" ({spent:.3g} spent, filled)"
         ax.barh(0, part, left=left, height=0.8, facecolor="none", edgecolor=colour, linewidth=1.2, label=words)
         left += part
-    ax.legend(loc="upper left", bbox_to_anchor=(-0.01, 0.2), ncols=4, handlelength=1.2)
+    ax.legend(loc="upper left", bbox_to_anchor=(-0.01, 0.2), ncols=3, handlelength=1.2)
 
 
 def _total(ax: Axes, view: Spending) -> None:
