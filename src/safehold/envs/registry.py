@@ -48,5 +48,6 @@ def task(env_id: str) -> Task:
     if env_id in TASKS:
         return TASKS[env_id]
     by_lower_case = {name.lower(): name for name in TASKS}
-    near = difflib.get_close_matches(env_id.lower(), by_lower_case, n=1, cutoff=0.0)
-    raise UsageError(f"no environment is named {env_id!r}; the nearest name is {by_lower_case[near[0]]!r}")
+    near = difflib.get_close_matches(env_id.lower(), by_lower_case, n=1, cutoff=0.5)
+    there_are = f"the nearest name is {by_lower_case[near[0]]!r}" if near else f"there are {', '.join(TASKS)}"
+    raise UsageError(f"no environment is named {env_id!r}; {there_are}")

@@ -1,4 +1,7 @@
-"""A benchmark's log, from a zoo of behaviour policies and a seed: the same bytes wherever it is collected."""
+"""A benchmark's log, from a zoo of behaviour policies and a seed: the same bytes with any number of workers.
+
+Another processor or another version of the simulator may round differently: docs/zoo.md.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -35,6 +35,11 @@ def test_an_unknown_name_is_answered_with_the_nearest(asked: str, nearest: str) 
         registry.make(asked)
 
 
+def test_a_name_that_is_near_to_none_is_answered_with_all_of_them() -> None:
+    with pytest.raises(UsageError, match=r"named 'nonsense'; there are .*HalfCheetahVelocity.*toy/Dial"):
+        registry.make("nonsense")
+
+
 def test_an_empty_name_is_refused() -> None:
     with pytest.raises(UsageError, match="no environment is named ''"):
         registry.spec("")
