@@ -41,6 +41,7 @@ import argparse
 import json
 import math
 import platform
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -371,11 +372,21 @@ class Study:
 
 
 def schedule() -> Iterator[tuple[Cell, int, int]]:
-    """Every block in order: some runs of every cell, the key cells, then the rest."""
+    """Every block in order: key cells of what uses delta up, some runs of every cell, the key cells, then the rest."""
     everyone = cells()
     done = dict.fromkeys(everyone, 0)
     keys = [cell for cell in everyone if cell.key or cell.mixture]
-    passes = [(everyone, OTHER_RUNS), (keys, 500), (keys, 1000), (everyone, LEDGER_RUNS), (keys, KEY_RUNS)]
+    first = [cell for cell in keys if cell.rule in ("risk_ledger", "paper")]
+    passes = [
+        (everyone[:490], OTHER_RUNS),
+        (first, 100),
+        (first, 300),
+        (everyone, OTHER_RUNS),
+        (keys, 500),
+        (keys, 1000),
+        (everyone, LEDGER_RUNS),
+        (keys, KEY_RUNS),
+    ]
     for some, until in passes:
         for cell in some:
             while done[cell] < min(until, cell.runs):
@@ -396,7 +407,7 @@ def read(path: Path) -> dict[tuple[str, int, int], Tally]:
     return blocks
 
 
-def run(path: Path, minutes: float) -> None:
+def run(path: Path, minutes: float, commit: str) -> None:
     """Appends the blocks that are missing, until the time is up."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known, study, begin = read(path), Study(), time.monotonic()
@@ -407,8 +418,14 @@ def run(path: Path, minutes: float) -> None:
             return
         tally = study.block(cell, first, runs)
         with path.open("a") as file:
-            plain = {"cell": cell.name, "first": first, "runs": runs, "tally": asdict(tally)}
+            plain = {"cell": cell.name, "first": first, "runs": runs, "tally": asdict(tally), "commit": commit}
             file.write(json.dumps(plain) + "\n")
+
+
+def commits(path: Path) -> list[str]:
+    """Of the code that made the runs, in order."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return list(dict.fromkeys(found[1] for line in lines if (found := re.search(r'"commit": "(\w+)"', line))))
 
 
 def summed(path: Path) -> dict[Cell, Tally]:
@@ -597,13 +614,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--commit", default="unknown", help="commit of the code that made the runs, for the record")
     arguments = parser.parse_args()
-    run(arguments.blocks, arguments.minutes)
+    run(arguments.blocks, arguments.minutes, arguments.commit)
     tallies = summed(arguments.blocks)
     done, planned = sum(t.runs for t in tallies.values()), sum(cell.runs for cell in tallies)
     short = sum(t.runs < cell.runs for cell, t in tallies.items())
     record: dict[str, object] = {
         "command": "python reproductions/calibration.py",
-        "commit": arguments.commit,
+        "commit": ", ".join(commits(arguments.blocks)),
         "seed": SEED,
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -77,11 +77,14 @@ class Stress:
 
 
 class FaultyWorlds:
-    """Draws worlds that differ from the declared model in one fault."""
+    """Draws worlds that differ from the declared model, or from another `truth`, in one fault."""
 
-    def __init__(self, declaration: Declaration, fault: Fault, *, moved: bool = True) -> None:
+    def __init__(
+        self, declaration: Declaration, fault: Fault, *, truth: Prior | None = None, moved: bool = True
+    ) -> None:
         self._declaration, self._fault = declaration, fault
-        self._sampler = WorldSampler(declaration, truth=faulty(declaration.prior, fault), moved=moved)
+        prior = faulty(declaration.prior if truth is None else truth, fault)
+        self._sampler = WorldSampler(declaration, truth=prior, moved=moved)
 
     def draw(self, rng: np.random.Generator) -> tuple[World, tuple[int, World] | None]:
         """A world, and the later one with the ask from which it is so, where costs drift.
