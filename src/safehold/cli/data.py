@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, ValidationError
 
 from safehold.cli.arguments import Arguments, CostLimit, Seed
 from safehold.cli.console import Output
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
 from safehold.cli.outputs import free_file
+from safehold.cli.settings import from_file
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import IntegrityError, UsageError
 from safehold.core.spec import TaskSpec
 from safehold.data import hdf5
 from safehold.data.checks import Audit, audit
 from safehold.data.dataset import OfflineDataset
+from safehold.data.declared import Columns, Name
 from safehold.data.layouts import read_any, read_with_findings, write_dsrl
 from safehold.data.summary import Summary, summarise
 
@@ -27,9 +29,35 @@ class FileArguments(Arguments):
     """What every command on one file of episodes takes."""
 
     file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
-    """HDF5 file of logged episodes, in our layout or DSRL's."""
+    """Logged episodes: HDF5 (our layout, DSRL, D4RL), .npz, CSV, Parquet, or the directory of a Minari dataset."""
     task: str | None = None
     """Task that the data is of, if the file does not say (`safehold envs list`)."""
+    columns: Path | None = None
+    """TOML file that says which column or array is what (docs/data-format.md); the flags below come on top of it."""
+    episode_column: Name | None = None
+    """Column that is the same for all rows of an episode."""
+    step_column: Name | None = None
+    """Column that counts the steps of an episode; gaps are refused."""
+    observation_columns: tuple[Name, ...] = ()
+    """Columns of the observation, in order; `x*` stands for all columns that begin with x."""
+    next_observation_columns: tuple[Name, ...] = ()
+    """Columns of what was seen after the action, in the same order."""
+    action_columns: tuple[Name, ...] = ()
+    """Columns of the action, in order; `u*` stands for all columns that begin with u."""
+    reward_column: Name | None = None
+    """Column of the reward."""
+    cost_columns: tuple[Name, ...] = ()
+    """NAME=COLUMN of each cost, or a column that gives the cost its name; arrays such as infos/cost in HDF5."""
+    terminated_column: Name | None = None
+    """Column that is 1 where the task itself ended the episode."""
+    truncated_column: Name | None = None
+    """Column that is 1 where the clock ended the episode."""
+    group_column: Name | None = None
+    """Column that numbers the behaviour policy."""
+    discrete_actions: PositiveInt | None = None
+    """Number of actions, if they are indices 0, 1, ..."""
+    delimiter: str | None = None
+    """Sign between the values of a text table, a comma if not said."""
 
 
 class CheckArguments(FileArguments):
@@ -92,7 +120,12 @@ def check(arguments: CheckArguments, output: Output) -> int:
     """Prints the verdict, the findings and the numbers; the exit code is the audit's."""
     if arguments.picture is not None:
         _check_picture(arguments.picture, overwrite=arguments.overwrite)
-    found = audit(arguments.file, limit=_limits(arguments.limit, arguments.cost), spec=_spec(arguments.task))
+    found = audit(
+        arguments.file,
+        limit=_limits(arguments.limit, arguments.cost),
+        spec=_spec(arguments.task),
+        columns=_columns(arguments),
+    )
     output.result({**found.to_json(), "picture": arguments.picture})
     _print_audit(found, output)
     if arguments.picture is not None and found.summary is not None:
@@ -104,7 +137,7 @@ def check(arguments: CheckArguments, output: Output) -> int:
 def convert(arguments: ConvertArguments, output: Output) -> int:
     """Reads any layout that is known and writes one of ours."""
     target = free_file(arguments.target, overwrite=arguments.overwrite)
-    dataset = read_any(arguments.file, spec=_spec(arguments.task))
+    dataset = read_any(arguments.file, spec=_spec(arguments.task), columns=_columns(arguments))
     if arguments.cost_unit is not None:
         dataset = _with_unit(dataset, arguments.cost, arguments.cost_unit)
     if arguments.layout == "dsrl":
@@ -144,7 +177,7 @@ def collect(arguments: CollectArguments, output: Output) -> int:
 
 def summary(arguments: SummaryArguments, output: Output) -> int:
     """Prints the numbers of a dataset."""
-    dataset = read_any(arguments.file, spec=_spec(arguments.task))
+    dataset = read_any(arguments.file, spec=_spec(arguments.task), columns=_columns(arguments))
     limits: dict[str, float] = {}
     if arguments.limit is not None:
         limits = {_one_cost(dataset.spec, arguments.cost): arguments.limit}
@@ -176,6 +209,46 @@ def _spec(task: str | None) -> TaskSpec | None:
     from safehold.envs import registry
 
     return registry.spec(task)
+
+
+def _columns(arguments: FileArguments) -> Columns | None:
+    """What the TOML file and the flags say about columns; None if nothing was said."""
+    flags = {
+        "episode": arguments.episode_column,
+        "step": arguments.step_column,
+        "observations": arguments.observation_columns,
+        "next_observations": arguments.next_observation_columns,
+        "actions": arguments.action_columns,
+        "reward": arguments.reward_column,
+        "costs": _cost_columns(arguments.cost_columns),
+        "terminated": arguments.terminated_column,
+        "truncated": arguments.truncated_column,
+        "group": arguments.group_column,
+        "discrete_actions": arguments.discrete_actions,
+        "delimiter": arguments.delimiter,
+    }
+    said = {name: value for name, value in flags.items() if value}
+    if arguments.columns is None and not said:
+        return None
+    base = Columns() if arguments.columns is None else from_file(Columns(), arguments.columns)
+    try:
+        return Columns.model_validate({**base.model_dump(), **said})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"--{place.replace('_', '-')}: {problem['msg']}") from error
+
+
+def _cost_columns(words: tuple[str, ...]) -> dict[str, str]:
+    """NAME=COLUMN, or a column alone, of each cost."""
+    costs: dict[str, str] = {}
+    for word in words:
+        name, _, column = word.rpartition("=")
+        name = name or column.rpartition("/")[2]
+        if not name or not column or name in costs:
+            raise UsageError(f"--cost-columns {word}: expected NAME=COLUMN with a name for each cost, or COLUMN alone")
+        costs[name] = column
+    return costs
 
 
 def _with_unit(dataset: OfflineDataset, cost: str | None, unit: str) -> OfflineDataset:
@@ -238,7 +311,10 @@ def _draw(arguments: CheckArguments, found: Audit) -> None:
     """The plane of returns; the file is read again and must still be the one that was judged."""
     from safehold.report.figures import data_plane, palette
 
-    dataset = read_with_findings(arguments.file, spec=_spec(arguments.task)).dataset  # the findings were printed
+    columns = _columns(arguments)
+    dataset = read_with_findings(
+        arguments.file, spec=_spec(arguments.task), columns=columns
+    ).dataset  # findings: printed
     if dataset.digest != found.digest:
         raise IntegrityError(f"{arguments.file} changed while it was checked; check it again")
     spec = dataset.spec

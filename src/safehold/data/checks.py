@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 from safehold.core.errors import ResourceError, SafeholdError, UsageError
 from safehold.core.spec import Box, TaskSpec
 from safehold.data.dataset import OfflineDataset
+from safehold.data.declared import Columns
 from safehold.data.findings import Finding, Severity
 from safehold.data.frontier import cost_column
 from safehold.data.guard import BUDGET
@@ -65,6 +66,7 @@ def audit(
     *,
     limit: float | Mapping[str, float] | None = None,
     spec: TaskSpec | None = None,
+    columns: Columns | None = None,
     budget: int = BUDGET,
 ) -> Audit:
     """Reads a file of any layout we know and judges it.
@@ -74,14 +76,18 @@ def audit(
         limit: what the cost return of an episode should keep, in cost units per episode; by name if there are
             several costs.
         spec: the task the data is of, if the file does not say.
+        columns: where everything is in the file, if its layout does not say.
         budget: bytes of memory that the file may claim.
 
     Raises:
-        UsageError: if a limit is no number >= 0 or names no cost. Nothing that is wrong with the file is raised.
+        UsageError: if a limit is no number >= 0 or names no cost, the columns contradict the task or themselves, or a
+            package is missing. Nothing that is wrong with the file is raised.
     """
     _check_limit_values(limit)
     try:
-        reading = read_with_findings(path, spec=spec, budget=budget)
+        reading = read_with_findings(path, spec=spec, columns=columns, budget=budget)
+    except UsageError:
+        raise
     except SafeholdError as error:
         return _failed(path, type(error).__name__, str(error), error.exit_code)
     except MemoryError:

@@ -98,3 +98,104 @@ def test_summary_counts_the_episodes_that_keep_the_limit(safehold, episodes):
     numbers = json.loads(safehold("data", "summary", episodes, "--limit", 25, "--json").out)
     assert numbers["costs"][0]["at_limit"]["episodes"] == kept
     assert numbers["digest"] == dataset.digest
+
+
+# Tables and arrays whose places are said --------------------------------------------------------------------------
+
+FLIGHTS = """flight,x,y,u,r,speed,tilt,done
+1,0,0,0.1,1,0,0.5,0
+1,1,0,0.2,1,1,0.5,1
+2,0,1,0.1,1,0,0,0
+2,1,2,0.0,1,2,0,0
+"""
+MAP = """
+episode = "flight"
+observations = ["x", "y"]
+actions = ["u"]
+reward = "r"
+costs = { speed = "speed", tilt = "tilt" }
+cost_units = { speed = "m/s above 1" }
+terminated = "done"
+"""
+FLAGS = (
+    *("--episode-column", "flight", "--observation-columns", "x", "y", "--action-columns", "u"),
+    *("--reward-column", "r", "--cost-columns", "speed", "tilt=tilt", "--terminated-column", "done"),
+)
+
+
+@pytest.fixture
+def flights(tmp_path):
+    (tmp_path / "flights.csv").write_text(FLIGHTS)
+    (tmp_path / "map.toml").write_text(MAP)
+    return tmp_path / "flights.csv"
+
+
+def test_a_table_converts_with_a_map_or_with_flags_to_the_same(safehold, flights, tmp_path):
+    mapped, flagged = tmp_path / "mapped.hdf5", tmp_path / "flagged.hdf5"
+    assert safehold("data", "convert", flights, mapped, "--columns", tmp_path / "map.toml").code == 0
+    assert safehold("data", "convert", flights, flagged, *FLAGS).code == 0
+    first, second = hdf5.read(mapped), hdf5.read(flagged)
+    assert first.spec.cost_names == second.spec.cost_names == ("speed", "tilt")
+    assert first.spec.cost_units == ("m/s above 1", "cost units")
+    np.testing.assert_array_equal(first.cost_returns, [[1, 1], [2, 0]])
+    np.testing.assert_array_equal(first.costs, second.costs)
+    assert list(first.terminated) == [True, False]
+
+
+def test_a_flag_comes_on_top_of_the_map(safehold, flights, tmp_path):
+    words = ("--columns", tmp_path / "map.toml", "--cost-columns", "lean=tilt")
+    ran = safehold("data", "summary", flights, *words)
+    assert ran.code == 2  # the map's unit is of a cost that is no more
+    assert "cost_units names 'speed'" in ran.err
+    (tmp_path / "map.toml").write_text(MAP.replace('cost_units = { speed = "m/s above 1" }', ""))
+    assert safehold("data", "summary", flights, *words, "--json").json["costs"][0]["name"] == "lean"
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ((), 3, "no column begins with 'observation_'"),
+        (("--columns", "nothing.toml"), 2, "cannot be read as TOML"),
+        (("--columns", "map.toml", "--delimiter", ";;"), 2, "--delimiter"),
+        (("--columns", "map.toml", "--reward-column", "reward"), 3, "no column 'reward' for reward"),
+        (("--columns", "map.toml", "--cost-columns", "=tilt", "x=tilt", "tilt"), 2, "a name for each cost"),
+        (("--columns", "map.toml", "--discrete-actions", "0"), 2, "--discrete-actions 0"),
+        (("--columns", "map.toml", "--reward-colum", "r"), 2, "Did you mean `--reward-column`?"),
+    ],
+)
+def test_a_table_that_cannot_be_read_leaves_nothing(safehold, flights, tmp_path, monkeypatch, words, code, why):
+    monkeypatch.chdir(tmp_path)
+    ran = safehold("data", "convert", flights, tmp_path / "out.hdf5", *words)
+    assert ran.code == code
+    assert why in ran.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flights.csv", "map.toml"]
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ('rewrd = "r"', "Did you mean `reward`?"),
+        ("reward = 3", "should be a valid string"),
+        ('reward = "r"\nreward = "x"', "cannot be read as TOML"),
+        ('delimiter = ";;"', "at most 1 character"),
+        ("horizon = 0", "greater than 0"),
+        ('horizon = "10"', "should be a valid integer"),
+        ("costs = { speed = 1 }", "should be a valid string"),
+        ("x = " + "[" * 5000, "cannot be read as TOML"),
+    ],
+)
+def test_a_map_of_columns_is_checked_key_by_key(safehold, flights, tmp_path, line, why):
+    (tmp_path / "bad.toml").write_text(line)
+    ran = safehold("data", "convert", flights, tmp_path / "out.hdf5", "--columns", tmp_path / "bad.toml")
+    assert ran.code == 2
+    assert why in ran.err
+    assert not (tmp_path / "out.hdf5").exists()
+
+
+def test_check_judges_a_table_and_draws_it(safehold, flights, tmp_path):
+    words = ("--columns", tmp_path / "map.toml", "--limit", "1", "--cost", "speed")
+    ran = safehold("data", "check", flights, *words, "--picture", tmp_path / "plane.svg")
+    assert ran.code == 0
+    assert "layout csv" in ran.out
+    assert b"m/s above 1" in (tmp_path / "plane.svg").read_bytes()
+    assert safehold("data", "check", flights, *words, "--cost-columns", "x=y").code == 2
