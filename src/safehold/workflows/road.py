@@ -177,13 +177,13 @@ def run_road(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSum
         if finished(directory):  # by the process that was here before
             return verify_road(directory, config)
         _claim(directory, config)
+        _refuse_a_lost_manifest(directory)
         run.sign()
         return _walked(directory, config, narrator)
 
 
 def _walked(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSummary:
     """The road from where an earlier process stopped to its end; nobody else walks it."""
-    _refuse_a_lost_manifest(directory)
     streams = Streams(config.seed)
     clock = _Clock(directory)
     with clock.stage("data"):
