@@ -167,6 +167,12 @@ class Declaration:
             episodes_per_ask=self.settings.episodes_per_ask,
             rules=self.rules,
         )
+        fewest = min([self.settings.episodes_per_ask, *(stage.episodes_per_ask or np.inf for stage in self.stages)])
+        if not known and fewest < 2:
+            raise UsageError(
+                "the noise is to be estimated from replicates, and one episode an ask has none: run at least 2, or "
+                "declare the noise known"
+            )
         if self.horizon < 0:
             raise UsageError(f"horizon is {self.horizon}; it is the largest number of asks, from 0")
         if not self.seed_targets:

@@ -17,6 +17,7 @@ from safehold.deploy.certificates.rule import Rule, RuleVerdict, Standing, compo
 from safehold.deploy.choose import view
 from safehold.deploy.declaration import RULES, Declaration, Settings, Shares
 from safehold.deploy.optimizer import TargetOptimizer
+from safehold.deploy.stages import by_parts
 
 ALL_RULES = (
     Paper(),
@@ -176,6 +177,16 @@ def test_known_noise_needs_no_share_and_verified_seed_targets_do():
     shares = Shares(seed=0.02, certificate=0.07, noise=0.01)
     declared = Declaration(**fields, delta=0.1, seed_rule="verified", shares=shares)
     assert declared.share.seed + declared.share.certificate + declared.share.noise == pytest.approx(declared.delta)
+
+
+@pytest.mark.parametrize("stages", [(), by_parts(0.09, (0.5, 0.5), 1, 1)])
+def test_noise_that_is_to_be_estimated_needs_replicates(stages):
+    one = Settings(episodes_per_ask=20 if stages else 1)
+    good = declaration()
+    fields = {name: getattr(good, name) for name in ("prior", "limits", "caps", "seed_targets", "horizon")}
+    with pytest.raises(UsageError, match="one episode an ask has none"):
+        Declaration(**fields, delta=0.1, settings=one, stages=stages)
+    assert declaration(settings=Settings(episodes_per_ask=1), noise_known=True).noise_misses == {"cost": None}
 
 
 def test_each_estimated_noise_gets_an_equal_part_of_the_noise_share():
