@@ -110,3 +110,17 @@ def test_without_anything_left_to_certify_nothing_expands(view):
 def test_the_best_is_safe_and_ties_go_to_the_lowest_number():
     scores = np.array([5.0, 3.0, 3.0, 1.0])
     assert best(scores, np.array([False, True, True, True])) == 1
+
+
+def test_the_goal_is_not_learnt_about_when_it_promises_too_little():
+    """Every second ask explores for a goal only while that beats the best certified target by enough."""
+    optimizer = TargetOptimizer(declaration(horizon=40))
+    for _ in range(3):
+        trial = optimizer.ask()
+        optimizer.tell(trial.id, answer(trial.target))
+    seen = view_of(optimizer.state, optimizer.state.verdict())
+    odd = replace(seen, number=1, may_explore=True)
+    assert ACQUISITIONS["goal"](odd).phase == "explore"
+    assert ACQUISITIONS["goal"](replace(odd, reward_scale=1e6)).phase == "maximise"
+    assert ACQUISITIONS["goal"](replace(odd, number=2)).phase == "maximise"
+    assert ACQUISITIONS["goal"](replace(odd, may_explore=False)).phase == "maximise"

@@ -226,3 +226,15 @@ def test_bands_are_the_running_intersection_of_the_theorem():
     band = optimizer.state.standings[0].bands["cost"]
     np.testing.assert_allclose(band.lower, lower, rtol=1e-8, atol=1e-8)
     np.testing.assert_allclose(band.upper, upper, rtol=1e-8, atol=1e-8)
+
+
+def test_once_a_band_is_empty_it_stays_as_it_is():
+    """Below an alarm nothing rests on it any more; what contradicted the model is kept for whoever looks."""
+    state = after_one_seed()
+    standing = state.standings[0]
+    crossed = ConfidenceBand(standing.bands["cost"].upper + 1.0, standing.bands["cost"].upper)
+    frozen = type(standing)(standing.terms, {"cost": crossed})
+    assert frozen.told(state.evidence) is frozen
+    contradiction = frozen.verdict(state.evidence).contradiction
+    assert contradiction.limit == "cost"
+    assert contradiction.lower == contradiction.upper + 1.0
