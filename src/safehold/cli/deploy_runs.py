@@ -11,8 +11,12 @@ import tyro
 from pydantic import Field
 
 from safehold.cli.arguments import Arguments
+from safehold.cli.console import Output
 from safehold.core.errors import DataError, UsageError
 from safehold.core.measurement import Measurement
+from safehold.core.target import Target, TargetSpace
+from safehold.ledger.events import Asked
+from safehold.report.words import grounds
 
 _LARGEST_OUTCOMES = 16 * 1024 * 1024  # bytes of a file of outcomes: 100,000 episodes take about 5 MB
 
@@ -45,6 +49,23 @@ def place(arguments: RunArguments) -> Path:
         if not (arguments.run / "ledger.sqlite").exists() and (below / "ledger.sqlite").exists()
         else arguments.run
     )
+
+
+def candidate(space: TargetSpace, words: tuple[float, ...]) -> Target:
+    """The candidate that numbers name as they are printed: five digits are enough.
+
+    Raises:
+        UsageError: if there is none.
+    """
+    if len(words) != len(space.names):
+        raise UsageError(f"--target takes {len(space.names)} numbers, one for each of {', '.join(space.names)}")
+    nearest = [
+        min(values, key=lambda value: abs(value - word))
+        for values, word in zip(space.axes.values(), words, strict=True)
+    ]
+    close = [abs(value - word) <= 1e-4 * max(abs(value), 1e-4) for value, word in zip(nearest, words, strict=True)]
+    target = tuple(float(value if near else word) for value, near, word in zip(nearest, close, words, strict=True))
+    return space.target(space.index(target))
 
 
 Outcomes = tuple[Measurement, tuple[int, ...] | None, tuple[int, ...] | None]
@@ -160,3 +181,18 @@ def _flag(mark: Any) -> bool:
     if not isinstance(mark, bool):
         raise TypeError(f"failed must hold true and false, got {short(str(mark))}")
     return mark
+
+
+def print_bounds(asked: Asked, output: Output) -> None:
+    """Predicted and bounded values of an ask beside its limits."""
+    rows = []
+    for limit in asked.certificate.limits:
+        belief = asked.costs[limit.name]
+        rows.append((limit.name, f"{belief.mean:.4g}", grounds(asked.certificate, limit.name), f"{limit.value:g}"))
+    rows.append(("reward", f"{asked.reward.mean:.4g}", "", ""))
+    output.table("", ("expected return", "predicted", "certified", "limit"), rows)
+
+
+def target_words(target: Sequence[float]) -> str:
+    """A target on a line."""
+    return "(" + ", ".join(f"{value:.6g}" for value in target) + ")"

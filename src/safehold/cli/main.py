@@ -67,9 +67,11 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "recommend": "the best told target that is certified",
             "simulate": "what would have happened, on worlds from the declared prior",
             "stress": "what would have happened, had the declared model been wrong",
-            "verify": "check the ledger's chain, and derive every ask anew",
+            "verify": "check the ledger's chain, and derive every certificate and every ask anew",
+            "replay": "what was certified, spent and next as of any event",
             "export": "the ledger as JSON lines",
             "explain": "why a trial was allowed to run",
+            "recover": "save what is valid of a damaged ledger into a new directory",
         },
     ),
     "report": ("safehold.cli.report", {"": "a run on one self-contained HTML page"}),
@@ -85,6 +87,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
 ELSEWHERE: dict[tuple[str, str], str] = {
     ("deploy", "simulate"): "safehold.cli.deploy_study",
     ("deploy", "stress"): "safehold.cli.deploy_study",
+    **{("deploy", verb): "safehold.cli.deploy_audit" for verb in ("verify", "replay", "export", "explain", "recover")},
 }
 
 _EXIT_CODES = """Exit codes: 0 ok, 2 usage, 3 bad input, 4 integrity, 5 environment fault, 6 safety hold,

@@ -1,4 +1,8 @@
-"""Checks a finished or running deployment: its chain, and that every ask follows from what was known before it."""
+"""Checks a finished or running deployment: its chain, and that every ask follows from what was known before it.
+
+It replays the events with the optimiser's own code, and so sees which certified target was chosen, and which alarms
+were due; `safehold.deploy.audit` derives the certificates with code of its own.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safehold.core.errors import IntegrityError, SafetyHold
+from safehold.core.errors import IntegrityError, SafetyHold, UsageError
 from safehold.deploy import steps
 from safehold.deploy.choose import next_ask
 from safehold.deploy.declaration import Declaration
-from safehold.deploy.replay import State
+from safehold.deploy.replay import State, replay
 from safehold.ledger.encoding import to_plain
 from safehold.ledger.events import Alarmed, Asked, Event, Observed, Shadowed, Started, Told
 from safehold.ledger.run import RunDirectory
+from safehold.ledger.store import Record
 
 RELATIVE = 1e-9
 """Largest relative difference of a number that another processor's rounding may explain."""
@@ -65,6 +70,25 @@ def differences(events: Iterable[tuple[int, Event]]) -> list[Difference]:
         state = state.apply(event)
         due = state.alarm_after() if isinstance(event, Told | Observed) else None
     return found
+
+
+def replayed(path: Path, until: int | None = None) -> tuple[Record, State]:
+    """The last record up to event number `until` (all of them if None), and the state after it.
+
+    Raises:
+        UsageError: if the run has no such event.
+        IntegrityError: as `verify` does for a chain that is broken.
+    """
+    with RunDirectory(path).open(read_only=True) as ledger:
+        records = ledger.read(after=0)
+    last = records[-1].seq if records else 0
+    if until is not None and not 1 <= until <= last:
+        raise UsageError(f"{path} has events 1 to {last}, not {until}")
+    first = records[0].event if records else None
+    if not isinstance(first, Started):
+        raise IntegrityError("this ledger does not begin with a started deployment; it is another kind of run")
+    kept = records if until is None else records[:until]
+    return kept[-1], replay(Declaration.from_json(first.declaration), (record.event for record in kept[1:]))
 
 
 def _derived(state: State, recorded: Asked) -> Any:
