@@ -21,6 +21,7 @@ from safehold.data import hdf5
 from safehold.data.checks import Audit, audit
 from safehold.data.dataset import OfflineDataset
 from safehold.data.declared import Columns, Name
+from safehold.data.degrade import Degradation, degrade
 from safehold.data.layouts import read_any, read_with_findings, write_dsrl
 from safehold.data.summary import Summary, summarise
 
@@ -88,6 +89,22 @@ class ConvertArguments(FileArguments):
     """Replace the target if it exists."""
 
 
+class FilterArguments(FileArguments):
+    """Arguments of `data filter`."""
+
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="TARGET")]
+    """File to write, in our layout."""
+    degradation: Annotated[Degradation, tyro.conf.arg(name="")] = Degradation()
+    limit: CostLimit | None = None
+    """Cost limit, in cost units per episode, for the filters that ask who keeps it."""
+    cost: str | None = None
+    """Cost of the plane of returns and of the limit, if the data has several."""
+    seed: Seed = 0
+    """Seed of all draws."""
+    overwrite: bool = False
+    """Replace the target if it exists."""
+
+
 class CollectArguments(Arguments):
     """Arguments of `data collect`."""
 
@@ -149,6 +166,24 @@ def convert(arguments: ConvertArguments, output: Output) -> int:
         | {"digest": dataset.digest}
     )
     output.say(f"{target}: {len(dataset)} episodes, {dataset.n_steps} steps, digest {dataset.digest[:16]}")
+    return 0
+
+
+def filter_(arguments: FilterArguments, output: Output) -> int:
+    """Makes a log worse in stated ways; the target's provenance says how."""
+    target = free_file(arguments.target, overwrite=arguments.overwrite)
+    dataset = read_any(arguments.file, spec=_spec(arguments.task), columns=_columns(arguments))
+    degraded = degrade(dataset, arguments.degradation, seed=arguments.seed, cost=arguments.cost, limit=arguments.limit)
+    worse = degraded.dataset
+    hdf5.write(target, worse, overwrite=arguments.overwrite)
+    steps = [{"what": step.what, "left": step.left, "changed": step.changed} for step in degraded.steps]
+    output.result(
+        {"file": target, "episodes": len(worse), "of": len(dataset), "steps": steps, "seed": arguments.seed}
+        | {"digest": worse.digest}
+    )
+    rows = [(step.what.replace("_", "-"), str(step.left), str(step.changed)) for step in degraded.steps]
+    output.table(f"Of {len(dataset)} episodes", ("filter", "left", "changed"), rows)
+    output.say(f"{target}: {len(worse)} episodes, made worse on purpose, digest {worse.digest[:16]}")
     return 0
 
 
@@ -335,6 +370,7 @@ def _draw(arguments: CheckArguments, found: Audit) -> None:
 COMMANDS = {
     "check": Command(CheckArguments, check),
     "convert": Command(ConvertArguments, convert),
+    "filter": Command(FilterArguments, filter_),
     "collect": Command(CollectArguments, collect),
     "summary": Command(SummaryArguments, summary),
 }

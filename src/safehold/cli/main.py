@@ -41,6 +41,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         {
             "check": "judge a file of logged episodes: verdict, findings with places, numbers",
             "convert": "write logged episodes in another layout, or with a task and a unit of cost",
+            "filter": "make logged episodes worse in stated ways, for tests of robustness",
             "collect": "run behaviour policies, and log their episodes",
             "summary": "the numbers of a file of logged episodes",
         },

@@ -199,3 +199,37 @@ def test_check_judges_a_table_and_draws_it(safehold, flights, tmp_path):
     assert "layout csv" in ran.out
     assert b"m/s above 1" in (tmp_path / "plane.svg").read_bytes()
     assert safehold("data", "check", flights, *words, "--cost-columns", "x=y").code == 2
+
+
+# Filters ----------------------------------------------------------------------------------------------------------
+
+
+def test_filter_writes_a_worse_log_that_says_so_and_the_same_again(safehold, episodes, tmp_path):
+    words = ("--limit", 25, "--most-per-cell", 3, "--cost-cells", 4, "--reward-cells", 4, "--drop-best-safe", 1)
+    ran = safehold("data", "filter", episodes, tmp_path / "a.hdf5", *words, "--seed", 5, "--json")
+    assert ran.code == 0
+    assert [step["what"] for step in ran.json["steps"]] == ["most_per_cell", "drop_best_safe"]
+    assert safehold("data", "filter", episodes, tmp_path / "b.hdf5", *words, "--seed", 5).code == 0
+    first, second = hdf5.read(tmp_path / "a.hdf5"), hdf5.read(tmp_path / "b.hdf5")
+    assert first.digest == second.digest == ran.json["digest"]
+    assert first.provenance["of"] == hdf5.read(episodes).digest
+    assert first.provenance["seed"] == 5
+    assert safehold("data", "filter", episodes, tmp_path / "a.hdf5", *words).code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "why"),
+    [
+        ((), 2, "nothing is asked for"),
+        (("--noise", "nan"), 2, "--noise nan"),
+        (("--spoil", "0.1"), 2, "give the limit"),
+        (("--drop-regions", "0", "1", "0"), 2, "--drop-regions 0 1 0"),
+        (("--drop-regions", "0", "1", "0", "1"), 3, "no episode of 300 is left"),
+        (("--nosie", "0.1"), 2, "Did you mean `--noise`?"),
+    ],
+)
+def test_filters_that_are_impossible_write_nothing(safehold, episodes, tmp_path, words, code, why):
+    ran = safehold("data", "filter", episodes, tmp_path / "out.hdf5", *words)
+    assert ran.code == code
+    assert why in ran.err
+    assert list(tmp_path.iterdir()) == []
