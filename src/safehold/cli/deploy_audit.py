@@ -66,7 +66,14 @@ class RecoverArguments(RunArguments):
     """Arguments of `deploy recover`."""
 
     into: Annotated[Path, tyro.conf.arg(metavar="NEW")]
-    """New directory for what can be saved; the damaged run is left as it is."""
+    """New directory for what can be saved; the damaged run (or its export in JSON lines) is left as it is."""
+
+
+class BackupArguments(RunArguments):
+    """Arguments of `deploy backup`."""
+
+    to: Annotated[Path, tyro.conf.arg(metavar="NEW")]
+    """New directory for the copy."""
 
 
 def check(arguments: VerifyArguments, output: Output) -> int:
@@ -90,6 +97,10 @@ def check(arguments: VerifyArguments, output: Output) -> int:
         f"The chain is whole, and every ask follows from what was known before it (looked at: {which}). "
         f"Charged in all {audited.charged:.4g} of the rules' {audited.share:g}; delta {audited.delta:g}."
     )
+    if audited.backwards:
+        output.say(
+            f"The clock ran backwards before event {', '.join(map(str, audited.backwards))}; order is by number."
+        )
     output.say(f"Head {audited.head[0]}:{audited.head[1]}; kept elsewhere, `--head` shows later that nothing was lost.")
     return 0
 
@@ -196,6 +207,18 @@ def recover(arguments: RecoverArguments, output: Output) -> int:
     return SafetyHold.exit_code
 
 
+def backup(arguments: BackupArguments, output: Output) -> int:
+    """Copies a run that may be in use; copying its files one by one can lose events."""
+    copy = RunDirectory(arguments.to)
+    with RunDirectory(place(arguments)).open(read_only=True) as ledger:
+        ledger.backup(copy.ledger_path)
+    with copy.open(read_only=True) as ledger:
+        last = ledger.read()[-1]
+    output.result({"into": arguments.to, "events": last.seq, "head": [last.seq, last.hash]})
+    output.say(f"{arguments.to}: {last.seq} events, head {last.seq}:{last.hash}")
+    return 0
+
+
 def _print_asks(audited: Audit, output: Output) -> None:
     """Every ask as it was derived with code of its own."""
     if not audited.asks:
@@ -277,4 +300,5 @@ COMMANDS = {
     "export": Command(ExportArguments, export),
     "explain": Command(ExplainArguments, explain),
     "recover": Command(RecoverArguments, recover),
+    "backup": Command(BackupArguments, backup),
 }

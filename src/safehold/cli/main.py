@@ -73,6 +73,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "export": "the ledger as JSON lines",
             "explain": "why a trial was allowed to run",
             "recover": "save what is valid of a damaged ledger into a new directory",
+            "backup": "copy a run that may be in use",
         },
     ),
     "report": ("safehold.cli.report", {"": "a run on one self-contained HTML page"}),
@@ -88,7 +89,10 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
 ELSEWHERE: dict[tuple[str, str], str] = {
     ("deploy", "simulate"): "safehold.cli.deploy_study",
     ("deploy", "stress"): "safehold.cli.deploy_study",
-    **{("deploy", verb): "safehold.cli.deploy_audit" for verb in ("verify", "replay", "export", "explain", "recover")},
+    **{
+        ("deploy", verb): "safehold.cli.deploy_audit"
+        for verb in ("verify", "replay", "export", "explain", "recover", "backup")
+    },
 }
 
 _EXIT_CODES = """Exit codes: 0 ok, 2 usage, 3 bad input, 4 integrity, 5 environment fault, 6 safety hold,

@@ -16,6 +16,7 @@ import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -112,7 +113,7 @@ class Audit:
     """What was derived. `head`: number and hash of the last event; keep it elsewhere to notice a lost tail later.
 
     `charged`: all charges, out of `share`, the rules' part of delta. `complete`: every candidate was looked at, not
-    only seed targets and those asked.
+    only seed targets and those asked. `backwards`: events that the clock says were before the one before them.
     """
 
     events: int
@@ -122,6 +123,7 @@ class Audit:
     share: float
     delta: float
     complete: bool
+    backwards: tuple[int, ...]
     findings: tuple[Finding, ...]
     not_checked: tuple[str, ...]
 
@@ -166,6 +168,7 @@ def audit(run: Path, head: tuple[int, str] | None = None) -> Audit:
         share=fold.share,
         delta=float(fold.declared["delta"]),
         complete=len(fold.places) == fold.m,
+        backwards=tuple(int(b[0]) for a, b in pairwise(rows[1:]) if b[7] < a[7]),
         findings=tuple(fold.findings),
         not_checked=tuple(fold.not_checked),
     )

@@ -142,7 +142,7 @@ def refuse_network_file_system(directory: Path) -> None:
     if kind in _NETWORK_FILE_SYSTEMS:
         raise ResourceError(
             f"{directory} is on a network file system ({kind}), where SQLite's locks do not hold; "
-            "keep the run on a local disk and copy it with Python's `Deployment.open(run).ledger.backup(copy)`"
+            "keep the run on a local disk and copy it with `safehold deploy backup`"
         )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from safehold.core.errors import IntegrityError, UsageError
 from safehold.ledger.disk import storage_errors
 from safehold.ledger.events import Event
-from safehold.ledger.salvage import Salvage, salvage
+from safehold.ledger.salvage import Salvage, salvage, salvage_export
 from safehold.ledger.store import Ledger
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,8 @@ class RunDirectory:
     def recover(self, into: Path) -> Salvage:
         """Copies what is valid of this run's damaged ledger into another directory; this one is left as it is.
 
+        If `path` is a file, it is taken for an export in JSON lines.
+
         Unless everything could be saved, the copy is a stopped run: what was lost may have revoked a target or spent
         delta, so it hands out nothing any more.
 
@@ -81,6 +83,8 @@ class RunDirectory:
             UsageError: if `into` holds a run, this directory holds none, or this process has its ledger open.
             ResourceError: if a file cannot be read or written.
         """
+        if self.path.is_file():
+            return salvage_export(self.path, RunDirectory(into).ledger_path)
         with self.alone():
             return salvage(self.ledger_path, RunDirectory(into).ledger_path)
 

@@ -1,5 +1,6 @@
 """What can be saved of a damaged ledger: the longest valid beginning of its chain, written anew in another place."""
 
+import json
 import logging
 import os
 import shutil
@@ -10,8 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from safehold.core.errors import IntegrityError, UsageError
+from safehold.core.errors import IntegrityError, SafeholdError, UsageError
 from safehold.ledger.disk import storage_errors
+from safehold.ledger.encoding import canonical
 from safehold.ledger.events import Abandoned, Event, Stopped
 from safehold.ledger.store import (
     COLUMNS,
@@ -80,6 +82,45 @@ def salvage(damaged: Path, path: Path) -> Salvage:
             f"{damaged}: its chain is whole, but event {head.seq} is not the one named by its head file: one of them "
             "was rewritten, and nothing says which. Nothing is saved; restore a backup"
         )
+    return _written(damaged, path, records, head, fault, head_fault)
+
+
+def salvage_export(export: Path, path: Path) -> Salvage:
+    """The same from the JSON lines of an export; a torn last line is left out.
+
+    An export has no head file: nobody can tell what is missing at its end, so the new ledger is stopped.
+
+    Raises:
+        UsageError: if there is a ledger at `path`.
+        IntegrityError: if not one line can be saved.
+        ResourceError: if a file cannot be read or written.
+    """
+    with storage_errors(path):
+        if Ledger.exists(path):
+            raise UsageError(f"{path} already holds a run; what is saved is written to a new place")
+    with storage_errors(export):
+        lines = export.read_bytes().decode("utf-8", errors="replace").splitlines()
+    records: list[Record] = []
+    fault = None
+    for number, line in enumerate(lines, start=1):
+        try:
+            plain = json.loads(line)
+            row = tuple(canonical(plain[name]) if name == "body" else plain[name] for name in COLUMNS.split(", "))
+            record = record_of(export, row)
+            check_chain(export, [*records[-1:], record], first=max(len(records) - 1, 0))
+        except (SafeholdError, ValueError, KeyError, TypeError, RecursionError) as error:
+            fault = f"line {number} of {len(lines)} is no record ({error})"
+            break
+        records.append(record)
+    if not records:
+        raise IntegrityError(f"{export}: not one event can be saved: {fault or 'it is empty'}. Restore a backup")
+    return _written(export, path, records, None, fault, "an export has no head file")
+
+
+def _written(
+    damaged: Path, path: Path, records: list[Record], head: Head | None, fault: str | None, head_fault: str | None
+) -> Salvage:
+    """The new ledger of these records, and how it ends; what was saved."""
     last = records[-1]
     if fault is None and head is not None and head.seq > last.seq:
         fault = f"it ends at event {last.seq}, but event {head.seq} was committed"

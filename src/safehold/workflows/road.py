@@ -32,6 +32,7 @@ from safehold.core.seeding import Streams
 from safehold.core.target import Target
 from safehold.data import checks, hdf5
 from safehold.data.dataset import OfflineDataset
+from safehold.deploy.audit import audit
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.verify import verify
 from safehold.learn.hooks import Progress
@@ -249,6 +250,10 @@ def verify_road(directory: Path, config: RoadConfig | None = None) -> RoadSummar
     differences = verify(directory / DEPLOYMENT)
     if differences:
         raise IntegrityError(f"{directory / DEPLOYMENT}: {differences[0]} ({len(differences)} differences)")
+    audited = audit(directory / DEPLOYMENT)
+    if not audited.ok:
+        wrong = audited.findings[0] if audited.findings else f"not checked: {audited.not_checked[0]}"
+        raise IntegrityError(f"{directory / DEPLOYMENT}: {wrong}")
     _check_ledger_is_of_this_run(directory)
     try:
         plain = json.loads((directory / SUMMARY).read_text(encoding="utf-8"))

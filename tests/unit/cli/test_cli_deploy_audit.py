@@ -114,3 +114,37 @@ def test_recover_says_when_there_is_nothing_to_save(safehold, run, tmp_path):
     assert ran.code == 4
     assert "not one event can be saved" in ran.err
     assert safehold("deploy", "recover", tmp_path / "nowhere", "--into", tmp_path / "saved").code == 2
+
+
+def test_recover_reads_an_export_too(safehold, finished, tmp_path):
+    assert safehold("deploy", "export", finished, "--out", tmp_path / "export.jsonl").code == 0
+    ran = safehold("deploy", "recover", tmp_path / "export.jsonl", "--into", tmp_path / "saved")
+    assert ran.code == 6
+    assert "nobody can tell how many" in ran.out
+    assert safehold("deploy", "verify", tmp_path / "saved").code == 0
+
+
+def test_backup_copies_a_run_while_it_is_written(safehold, open_run, tmp_path):
+    with Deployment.open(open_run) as deployment:
+        deployment.ask()
+        ran = safehold("deploy", "backup", open_run, "--to", tmp_path / "copy", "--json")
+        assert (ran.code, ran.json["events"]) == (0, 3)
+    assert safehold("deploy", "verify", tmp_path / "copy", "--head", ":".join(map(str, ran.json["head"]))).code == 0
+    assert safehold("deploy", "backup", open_run, "--to", tmp_path / "copy").code == 2
+
+
+def test_verify_says_where_the_clock_ran_backwards(safehold, open_run, monkeypatch):
+    from datetime import UTC, datetime
+
+    from safehold.ledger import store
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, _zone):
+            return datetime(2025, 1, 1, tzinfo=UTC)
+
+    monkeypatch.setattr(store, "datetime", Clock)
+    assert safehold("deploy", "ask", open_run).code == 0
+    ran = safehold("deploy", "verify", open_run)
+    assert ran.code == 0
+    assert "The clock ran backwards before event 3; order is by number." in ran.out

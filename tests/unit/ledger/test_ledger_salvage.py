@@ -283,3 +283,58 @@ def test_a_recovered_run_can_be_recovered(run, into):
     again = RunDirectory(into).recover(into.with_name("again"))
     assert (again.kept, again.lost, again.fault) == (20, 0, None)
     assert isinstance(RunDirectory(into.with_name("again")).events()[-1], Stopped)
+
+
+def exported(run, path):
+    with run.open(read_only=True) as ledger:
+        path.write_text("".join(f"{line}\n" for line in ledger.export()))
+    return RunDirectory(path)
+
+
+def test_an_export_is_saved_event_by_event_into_a_stopped_run(run, into, tmp_path):
+    saved = exported(run, tmp_path / "export.jsonl").recover(into)
+    assert (saved.kept, saved.lost, saved.fault) == (N, None, "an export has no head file")
+    check_saved(into, N)
+
+
+def test_a_torn_last_line_of_an_export_is_left_out_and_said(run, into, tmp_path, caplog):
+    export = exported(run, tmp_path / "export.jsonl").path
+    export.write_bytes(export.read_bytes()[:-40])
+    saved = RunDirectory(export).recover(into)
+    assert (saved.kept, saved.lost) == (N - 1, None)
+    assert f"line {N + 1} of {N + 1} is no record" in saved.fault
+    assert "39 events were kept" in caplog.text
+    check_saved(into, N - 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lines: [*lines[:20], lines[20].replace('"20"', '"21"'), *lines[21:]],
+        lambda lines: [*lines[:20], *lines[21:]],
+        lambda lines: [*lines[:20], lines[21], lines[20], *lines[22:]],
+        lambda lines: [*lines[:20], "[]", *lines[21:]],
+        lambda lines: [*lines[:20], lines[20].replace('"seal":"', '"seal":"0'), *lines[21:]],
+    ],
+    ids=["edited", "deleted", "reordered", "no object", "unsealed"],
+)
+def test_an_edited_export_is_saved_up_to_the_edit(run, into, tmp_path, change):
+    export = exported(run, tmp_path / "export.jsonl").path
+    export.write_text("\n".join(change(export.read_text().splitlines())))
+    saved = RunDirectory(export).recover(into)
+    assert saved.kept == 19
+    check_saved(into, 19)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b'{"seq": 0}\n'])
+def test_what_is_no_export_has_nothing_to_save(tmp_path, into, content):
+    (tmp_path / "export.jsonl").write_bytes(content)
+    with pytest.raises(IntegrityError, match="not one event can be saved"):
+        RunDirectory(tmp_path / "export.jsonl").recover(into)
+    assert not RunDirectory(into).started
+
+
+def test_an_export_is_never_saved_over_a_run(run, tmp_path):
+    export = exported(run, tmp_path / "export.jsonl")
+    with pytest.raises(UsageError, match="already holds a run"):
+        export.recover(run.path)
