@@ -10,7 +10,8 @@ Written down before the study was run; all of it is reported:
   models, with the default certificate and acquisition: delta x batch (1, 5) x noise (known, or estimated from
   replicates, the truth being 1.5 times the declared floor): 16 cells, one limit.
 * One run: a dial of 9 x 9 targets (reward 0 to 100, cost 80 to 130, every limit at 100), 3 seed targets at cost 80,
-  20 asks of 20 episodes (30 asks where 10 are open at once). The deciding code is safehold's own, whole.
+  20 asks of 20 episodes (30 asks where 10 are open at once). Costs are expected to rise along both axes; the reward is
+  expected to be what is asked. The deciding code is safehold's own, whole.
 * Worlds, each under the certificate's own assumptions. paper, risk_ledger: outputs drawn from the declared Gaussian
   process (sd 12, squared-exponential, length-scales 0.3 of each axis), normal episodes of sd 8 (or 4 to 12). Mixture: a
   member drawn by its weight, then a function of it. log_det: functions of norm exactly B = 2 around the declared mean,
@@ -45,7 +46,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -188,11 +189,13 @@ def declared(cell: Cell) -> Declaration:
             reward_dial_error=0.1 * SPAN,
             reward_episode_sd=NOISE,
         )
+        prior = replace(prior, costs={"cost": replace(prior.costs["cost"], mean=tilted(points))})
     else:
         share = points[:, 0] / SPAN
         scatter = NOISE if cell.noise == "same" else NOISE * (0.5 + share)
         scales = (LENGTH * SPAN, LENGTH * (HIGHEST - LOWEST))
-        means = (points[:, 1], LOWEST + 0.4 * (points[:, 1] - LOWEST) + 20.0 * share, LOWEST + 35.0 * share)
+        second, third = LOWEST + 0.4 * (points[:, 1] - LOWEST) + 20.0 * share, LOWEST + 35.0 * share
+        means = (tilted(points) if cell.limits == 1 else points[:, 1], second, third)
         prior = Prior(
             space=space,
             reward=OutputPrior(
@@ -233,6 +236,11 @@ def declared(cell: Cell) -> Declaration:
             episodes_per_ask=EPISODES,
         ),
     )
+
+
+def tilted(points: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "m"]:
+    """What a cost is expected to be that is limited alone: 80 to 130, half of it along each axis."""
+    return LOWEST + 0.5 * (points[:, 1] - LOWEST) + 0.5 * (HIGHEST - LOWEST) * points[:, 0] / SPAN
 
 
 def share_low(points: Float[np.ndarray, "m d"]) -> np.ndarray:

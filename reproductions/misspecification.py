@@ -4,12 +4,13 @@
 
 Written down before the study was run; all of it is reported:
 
-* One run: a dial of 13 x 13 targets (reward 0 to 100, cost 80 to 130, limit 100), 3 seed targets at cost 80, 20 asks of
-  20 episodes, delta = 0.05, acquisition staged. The base truth is a Gaussian process around the dial itself (sd 12,
-  squared-exponential, length-scales 0.3 of each axis), episodes are normal with sd 8; every row changes one thing in
-  the truth and nothing in what is declared (but the rows on noise that is declared as it is).
+* One run: a dial of 13 x 13 targets over the unit square, 20 asks of 20 episodes, delta = 0.05, acquisition staged.
+  The base truth is a Gaussian process (sd 30, squared-exponential, length-scales 0.3) around a cost that rises from 130
+  to 250, half of it along each axis; limit 200; 3 seed targets near the corner of low cost; a told mean has a noise of
+  sd 10 (an episode of 45, normal). The reward rises from 0 to 100 likewise (sd 15, told noise 5). Every row changes one
+  thing in the truth of the cost and nothing in what is declared (but the rows on noise that is declared as it is).
 * Three tuners meet the same kind of worlds. default: the risk ledger over the default prior (14 models, Matern 5/2,
-  length-scales 0.1 to 0.5, sd 8.4 and 16.8), noise estimated from replicates. paper: the bands of PLS, Theorem 2, with
+  length-scales 0.1 to 0.5, sd 21 and 42), noise estimated from replicates. paper: the bands of PLS, Theorem 2, with
   the base truth's model (the right one in the row "nothing is wrong"), noise estimated. beta = 2: mean + 2 sd at or
   under the limit under that same model, noise taken as known, the seed targets' premise as in the others: what packages
   for safe optimisation do in practice.
@@ -54,8 +55,11 @@ from safehold.gp.kernels import SquaredExponential
 
 SEED, DELTA, RUNS, GATED_RUNS, BLOCK = 20260104, 0.05, 200, 400, 50
 SIZE, ASKS, EPISODES = 13, 20, 20
-SPAN, LOWEST, HIGHEST, LIMIT, CAP = 100.0, 80.0, 130.0, 100.0, 2000.0
-SIGNAL, NOISE, LENGTH = 12.0, 8.0, 0.3
+LOWEST, HIGHEST, LIMIT, CAP = 130.0, 250.0, 200.0, 4000.0
+SIGNAL, TOLD_NOISE, LENGTH = 30.0, 10.0, 0.3
+NOISE = TOLD_NOISE * math.sqrt(EPISODES)
+TOP_REWARD, REWARD_SIGNAL, REWARD_NOISE = 100.0, 15.0, 5.0 * math.sqrt(EPISODES)
+SEED_PLACES = ((1, 1), (1, 2), (2, 1))
 TUNERS = ("default", "paper", "beta = 2")
 
 
@@ -97,7 +101,7 @@ ROWS = (
     Row(Fault(name="1 episode in 100 costs 10 limits more", law="catastrophes")),
     *(Row(Fault(name=f"costs rise by {drift:g} of the limit after ask 10", drift=drift)) for drift in (0.05, 0.1, 0.2)),
     Row(Fault(name="a seed target is unsafe", seeds="unsafe")),
-    Row(Fault(name="costs of the seed targets are read 10 too low"), bias=10.0),
+    Row(Fault(name="costs of the seed targets are read 30 too low"), bias=30.0),
     *(
         Row(
             Fault(name=f"noise of a told mean {ratio:g} of the signal, {episodes} episodes"),
@@ -197,10 +201,8 @@ class Tally:
 
 def declared(tuner: str, row: Row) -> Declaration:
     """What a tuner declares in a row."""
-    space = TargetSpace(
-        {"reward": tuple(np.linspace(0.0, SPAN, SIZE)), "cost": tuple(np.linspace(LOWEST, HIGHEST, SIZE))}
-    )
-    points, limits = space.points, (Limit("cost", LIMIT),)
+    space = TargetSpace({"reward": tuple(np.linspace(0.0, 1.0, SIZE)), "cost": tuple(np.linspace(0.0, 1.0, SIZE))})
+    limits = (Limit("cost", LIMIT),)
     scatter = NOISE if row.scatter is None else row.scatter * SIGNAL * math.sqrt(row.episodes)
     everywhere = np.ones(len(space), dtype=np.bool_)
     known = tuner == "beta = 2" or row.scatter is not None
@@ -213,8 +215,13 @@ def declared(tuner: str, row: Row) -> Declaration:
             dial_error={"cost": SIGNAL},
             episode_sd={"cost": scatter},
             noise_known=known,
-            reward_dial_error=0.1 * SPAN,
-            reward_episode_sd=NOISE,
+            reward_dial_error=REWARD_SIGNAL,
+            reward_episode_sd=REWARD_NOISE,
+        )
+        prior = replace(
+            prior,
+            reward=replace(prior.reward, mean=TOP_REWARD * height(space)),
+            costs={"cost": replace(prior.costs["cost"], mean=plane(space))},
         )
     else:
         prior = base(space, scatter, known=known)
@@ -222,9 +229,7 @@ def declared(tuner: str, row: Row) -> Declaration:
         prior=prior,
         limits=limits,
         caps={"cost": CAP},
-        seed_targets=tuple(
-            space.target(int(i)) for i in np.flatnonzero((points[:, 1] == LOWEST) & (points[:, 0] < 20))
-        ),
+        seed_targets=tuple(space.target(int(np.ravel_multi_index(place, space.shape))) for place in SEED_PLACES),
         delta=DELTA,
         horizon=ASKS,
         rules=(rules[tuner],),
@@ -232,20 +237,30 @@ def declared(tuner: str, row: Row) -> Declaration:
     )
 
 
+def height(space: TargetSpace) -> Float[np.ndarray, "m"]:
+    """From 0 to 1, half of it along each axis."""
+    return space.points.mean(axis=1)
+
+
+def plane(space: TargetSpace) -> Float[np.ndarray, "m"]:
+    """What the cost is expected to be."""
+    return LOWEST + (HIGHEST - LOWEST) * height(space)
+
+
 def base(space: TargetSpace, scatter: float, *, known: bool) -> Prior:
     """The base truth as a prior."""
-    scales = (LENGTH * SPAN, LENGTH * (HIGHEST - LOWEST))
+    scales = (LENGTH, LENGTH)
     return Prior(
         space=space,
         reward=OutputPrior(
-            mean=space.points[:, 0].copy(),
-            kernels=(SquaredExponential(0.1 * SPAN, scales),),
-            episode_sd=NOISE,
+            mean=TOP_REWARD * height(space),
+            kernels=(SquaredExponential(REWARD_SIGNAL, scales),),
+            episode_sd=REWARD_NOISE,
             noise_known=known,
         ),
         costs={
             "cost": OutputPrior(
-                mean=space.points[:, 1].copy(),
+                mean=plane(space),
                 kernels=(SquaredExponential(SIGNAL, scales),),
                 episode_sd=scatter,
                 noise_known=known,
