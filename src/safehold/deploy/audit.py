@@ -188,7 +188,7 @@ def _rows(path: Path) -> list[tuple[Any, ...]]:
             ).fetchall()
         finally:
             connection.close()
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise IntegrityError(f"{path}: {error}; it is not a ledger, or is damaged") from error
 
 

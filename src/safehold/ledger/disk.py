@@ -38,6 +38,8 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise _of_sqlite(path, error) from error
+    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes what it cannot make sense of
+        raise IntegrityError(f"{path}: its layout is scribbled over ({error}); restore a backup, or recover") from error
     except OSError as error:
         raise ResourceError(f"{error.filename or path}: {error.strerror or error}; {_remedy(error)}") from error
 

@@ -173,7 +173,7 @@ def _beginning(path: Path) -> tuple[list[Record], str | None]:
                 records.append(record)
             beyond = connection.execute("SELECT MIN(seq) FROM event WHERE seq > ?", (len(records),)).fetchone()[0]
             return records, None if beyond is None else f"event {len(records)} is missing, event {beyond} is there"
-    except (sqlite3.DatabaseError, IntegrityError) as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError, IntegrityError) as error:
         return records, str(error).removeprefix(f"{path}: ")
 
 

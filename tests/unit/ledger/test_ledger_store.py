@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 from ledger_samples import ONE_OF_EACH, asked, started
 
@@ -421,3 +422,24 @@ def test_a_network_file_system_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(disk, "file_system", lambda *_: "nfs4")
     with pytest.raises(ResourceError, match="network file system"):
         Ledger.create(tmp_path / "run" / "ledger.sqlite", [])
+
+
+def test_any_flipped_byte_of_the_file_is_refused_or_changes_no_record(full, tmp_path):
+    """Some bytes of a database belong to no record: free space, indices, counters."""
+    with Ledger.open(full) as ledger:
+        records = ledger.read()
+    data = full.read_bytes()
+    head = full.with_suffix(".head").read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for number, place in enumerate(rng.choice(len(data), 250, replace=False)):
+        path = tmp_path / f"{number}" / "ledger.sqlite"
+        path.parent.mkdir()
+        path.write_bytes(data[:place] + bytes([data[place] ^ (1 << int(rng.integers(8)))]) + data[place + 1 :])
+        path.with_suffix(".head").write_bytes(head)
+        try:
+            with Ledger.open(path, read_only=True) as ledger:
+                assert ledger.read() == records, place
+        except IntegrityError:
+            refused += 1
+    assert refused > 20
