@@ -415,12 +415,13 @@ def read(path: Path) -> dict[tuple[str, int, int], Tally]:
     return blocks
 
 
-def run(path: Path, minutes: float, commit: str) -> None:
-    """Appends the blocks that are missing, until the time is up."""
+def run(path: Path, minutes: float, commit: str, shard: str = "0/1") -> None:
+    """Appends the blocks that are missing, of every so many (`shard` "i/n") the i-th, until the time is up."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known, study, begin = read(path), Study(), time.monotonic()
-    for cell, first, runs in schedule():
-        if (cell.name, first, runs) in known:
+    which, of = (int(part) for part in shard.split("/"))
+    for number, (cell, first, runs) in enumerate(schedule()):
+        if number % of != which or (cell.name, first, runs) in known:
             continue
         if time.monotonic() - begin > 60.0 * minutes:
             return
@@ -621,8 +622,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=Path, default=Path("runs/calibration.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--commit", default="unknown", help="commit of the code that made the runs, for the record")
+    parser.add_argument("--shard", default="0/1", help="i/n: only every n-th block, for n processes on one file")
     arguments = parser.parse_args()
-    run(arguments.blocks, arguments.minutes, arguments.commit)
+    run(arguments.blocks, arguments.minutes, arguments.commit, arguments.shard)
     tallies = summed(arguments.blocks)
     done, planned = sum(t.runs for t in tallies.values()), sum(cell.runs for cell in tallies)
     short = sum(t.runs < cell.runs for cell, t in tallies.items())

@@ -323,13 +323,14 @@ def read(path: Path) -> dict[tuple[str, str, int], Tally]:
     return blocks
 
 
-def run(path: Path, minutes: float) -> None:
-    """Appends the blocks that are missing, until the time is up: some of every row first."""
+def run(path: Path, minutes: float, shard: str = "0/1") -> None:
+    """Appends the blocks that are missing (`shard` "i/n": every n-th row), until the time is up: some of all first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known, study, begin = read(path), Study(), time.monotonic()
+    which, of = (int(part) for part in shard.split("/"))
     halves = [(0, 100), (100, GATED_RUNS)]
     for low, high in halves:
-        for row in ROWS:
+        for row in ROWS[which::of]:
             for tuner in TUNERS:
                 for first in range(low, min(high, row.runs), BLOCK):
                     if (tuner, row.fault.name, first) in known:
@@ -385,8 +386,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=Path, default=Path("runs/misspecification.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--commit", default="unknown", help="commit of the code that made the runs, for the record")
+    parser.add_argument("--shard", default="0/1", help="i/n: only every n-th row, for n processes on one file")
     arguments = parser.parse_args()
-    run(arguments.blocks, arguments.minutes)
+    run(arguments.blocks, arguments.minutes, arguments.shard)
     tallies: dict[tuple[str, str], Tally] = {}
     for (tuner, row, _), tally in read(arguments.blocks).items():
         tallies.setdefault((tuner, row), Tally()).add(tally)

@@ -235,8 +235,8 @@ def read(path: Path) -> list[dict[str, object]]:
     return blocks
 
 
-def run(path: Path, minutes: float, commit: str) -> None:
-    """Appends the blocks that are missing, until the time is up."""
+def run(path: Path, minutes: float, commit: str, shard: str = "0/1") -> None:
+    """Appends the blocks that are missing (`shard` "i/n": every n-th), until the time is up."""
     path.parent.mkdir(parents=True, exist_ok=True)
     known = {(found["row"], found["first"]) for found in read(path)}
     begin = time.monotonic()
@@ -250,14 +250,15 @@ def run(path: Path, minutes: float, commit: str) -> None:
 
     step = {"drawn": BLOCK, "fixed": RUNS["fixed"], "measured": 10}
     planned = [(first, row) for row in rows() for first in range(0, RUNS[row.kind], step[row.kind])]
-    for first, row in sorted(planned, key=lambda one: one[0]):
+    which, of = (int(part) for part in shard.split("/"))
+    for first, row in sorted(planned, key=lambda one: one[0])[which::of]:
         if (row.name, first) not in known:
             if late():
                 return
             keep(row.name, first, block(row, first, step[row.kind]))
     study = calibration.Study()
     for name, cell, runs in gate_cells():
-        for first in range(0, runs, 250):
+        for first in range(250 * which, runs, 250 * of):
             if (name, first) not in known:
                 if late():
                     return
@@ -312,8 +313,9 @@ def main() -> None:
     parser.add_argument("--blocks", type=Path, default=Path("runs/regret.jsonl"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--commit", default="unknown", help="commit of the code that makes the runs, for the record")
+    parser.add_argument("--shard", default="0/1", help="i/n: only every n-th block, for n processes on one file")
     arguments = parser.parse_args()
-    run(arguments.blocks, arguments.minutes, arguments.commit)
+    run(arguments.blocks, arguments.minutes, arguments.commit, arguments.shard)
     tallies: dict[str, Tally] = {}
     gates: dict[str, calibration.Tally] = {}
     names = {name for name, _, _ in gate_cells()}
