@@ -14,7 +14,7 @@ from safehold.core.errors import SafetyHold, UsageError
 from safehold.data.layouts import read_any
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.optimizer import Deployment
-from safehold.deploy.simulate import Study, WorldSampler, study
+from safehold.deploy.simulate import Study, WorldSampler, rehearsed, study
 from safehold.deploy.stress import FAULTS, NOTHING, stress
 from safehold.ledger.encoding import to_plain
 from safehold.workflows.deploy import DeployConfig, plan
@@ -24,7 +24,8 @@ class StudyArguments(Arguments):
     """What both commands take."""
 
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
-    """Directory of a deployment, whose declaration is tried; otherwise say --data."""
+    """Directory of a deployment, whose declaration is tried (seed targets taken as safe, every trial as approved);
+    otherwise say --data."""
     data: Path | None = None
     """File of logged episodes; what `deploy run` would declare from it is tried."""
     seed: Seed = 0
@@ -132,12 +133,12 @@ def _declaration(arguments: StudyArguments) -> Declaration:
     if (arguments.run is None) == (arguments.data is None):
         raise UsageError("give the directory of a deployment, or --data with a file of logged episodes")
     if arguments.data is not None:
-        return plan(read_any(arguments.data), arguments.deploy).declaration
+        return rehearsed(plan(read_any(arguments.data), arguments.deploy).declaration)
     run = arguments.run or Path()
     below = run / "deployment"
     place = below if not (run / "ledger.sqlite").exists() and (below / "ledger.sqlite").exists() else run
     with Deployment.open(place, read_only=True) as deployment:
-        return deployment.state.declaration
+        return rehearsed(deployment.state.declaration)
 
 
 def _share(found: Study) -> str:

@@ -1,7 +1,7 @@
 """Whole deployments on worlds drawn from the declared prior: what would have happened, and how often it went wrong."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -204,13 +204,14 @@ def simulate(
     """One whole deployment on a world, until it holds; as many trials are open at once as may be.
 
     `start`: the declaration's first state, if it is at hand. `later`: from this ask on the world is that one, and so
-    is the one that the recommendation is judged by.
+    is the one that the recommendation is judged by. A roll-out in stages spends as many asks in each.
     """
     state = State.start(declaration) if start is None else start
-    episodes = declaration.settings.episodes_per_ask
     change, after = (declaration.horizon, world) if later is None else later
     held = ""
     while not held:
+        state = _next_stage(state)
+        episodes = state.episodes_per_ask
         while not (held or state.pending_full):
             step = steps.ask(state, None)
             state = step.state
@@ -235,6 +236,11 @@ def simulate(
         gap=gap,
         gained=gained,
     )
+
+
+def rehearsed(declaration: Declaration) -> Declaration:
+    """The same deployment with nobody to wait for: seed targets are taken as attested, and every trial is approved."""
+    return replace(declaration, seed_rule="attested", settings=replace(declaration.settings, approval=False))
 
 
 def study(
@@ -300,6 +306,16 @@ def _root(covariance: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:
     """A square root, by eigenvalues; rounding below zero counts as zero."""
     values, vectors = np.linalg.eigh(covariance)
     return vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def _next_stage(state: State) -> State:
+    """The state in the next stage of its roll-out, once this one's part of the asks is spent."""
+    stages, number = state.declaration.stages, state.stage_number + 1
+    if number >= len(stages) or state.alarm is not None or state.stopped is not None or state.open_trials:
+        return state
+    if state.n_spent * len(stages) < state.declaration.horizon * number:
+        return state
+    return steps.advance(state, "the simulation", "its part of the asks is spent").state
 
 
 def _at(values: float | Float[np.ndarray, "m"], index: int) -> float:

@@ -11,9 +11,11 @@ from safehold.core.constraint import Limit
 from safehold.core.errors import UsageError
 from safehold.core.target import TargetSpace
 from safehold.deploy.certificates.paper import Paper
+from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.prior import Prior
-from safehold.deploy.simulate import World, WorldSampler, simulate, study
+from safehold.deploy.simulate import World, WorldSampler, rehearsed, simulate, study
+from safehold.deploy.stages import by_parts
 from safehold.gp.kernels import Matern52, SquaredExponential
 
 
@@ -169,3 +171,20 @@ def test_costs_of_simulated_episodes_are_possible_ones():
     costs = world.measure(0, 50, {"cost": 300.0}, np.random.default_rng(1)).costs["cost"]
     assert costs.min() == 0.0
     assert costs.max() == 300.0
+
+
+def test_a_staged_roll_out_under_approval_is_rehearsed_to_its_end():
+    plain = dial(horizon=6)
+    declaration = replace(
+        plain,
+        rules=(RiskLedger(),),
+        settings=replace(plain.settings, approval=True),
+        stages=by_parts(plain.share.certificate, (0.5, 0.5), 1, 5),
+    )
+    rng = np.random.default_rng(0)
+    run = simulate(rehearsed(declaration), WorldSampler(declaration).draw(rng), rng)
+    seeds = set(declaration.seed_indices.tolist())
+    assert len(run.asked) == 6
+    assert set(run.asked[:2]) <= seeds  # the shadow stage
+    assert len(set(run.asked[:4]) - seeds) <= 1  # the canary stage
+    assert len(set(run.asked) - seeds) > 1
