@@ -59,11 +59,19 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     "deploy": (
         "safehold.cli.deploy",
         {
+            "init": "declare a deployment from a log, and run nothing",
+            "seed": "verify a seed target by its raw episodes",
             "run": "declare a deployment from a log, and drive it to its end",
             "status": "where a deployment stands",
             "ask": "the next certified target",
             "tell": "record what a trial did",
+            "approve": "let a trial run that waits for an operator",
+            "reject": "do not let it run",
             "abandon": "give a trial up",
+            "observe": "tell episodes that were run elsewhere",
+            "lower-limit": "lower a limit from now on",
+            "advance": "take a roll-out to its next stage",
+            "resume": "begin a new epoch after an alarm",
             "stop": "end a deployment: nothing is handed out any more",
             "recommend": "the best told target that is certified",
             "simulate": "what would have happened, on worlds from the declared prior",
@@ -87,6 +95,10 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
 
 # Verbs that live in another module than their noun's.
 ELSEWHERE: dict[tuple[str, str], str] = {
+    **{
+        ("deploy", verb): "safehold.cli.deploy_operate"
+        for verb in ("init", "seed", "approve", "reject", "observe", "lower-limit", "advance", "resume")
+    },
     ("deploy", "simulate"): "safehold.cli.deploy_study",
     ("deploy", "stress"): "safehold.cli.deploy_study",
     **{

@@ -1,34 +1,43 @@
 """Wire a log, a policy family and a world into a certified deployment, and drive it to its end."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from safehold.core.certificate import Trial
 from safehold.core.config import Config
-from safehold.core.constraint import Limit, MaximumCost, SumCost
+from safehold.core.constraint import Constraint, Limit, MaximumCost, SumCost
 from safehold.core.errors import DataError, Exhausted, IntegrityError, NoSeed, UsageError
 from safehold.core.measurement import Measurement
-from safehold.core.policy import PolicyFamily
+from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
-from safehold.core.target import TargetSpace
+from safehold.core.target import Target, TargetSpace
 from safehold.data.dataset import OfflineDataset
 from safehold.data.summary import support
 from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.certificates.risk_ledger import RiskLedger
-from safehold.deploy.declaration import Declaration, Settings
+from safehold.deploy.declaration import NOISE_SHARE, Declaration, Settings, Shares
+from safehold.deploy.declaration import SeedRule as SeedBasis
+from safehold.deploy.guard import Guard
+from safehold.deploy.guarded import GuardedPolicy
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.prior import Prior
 from safehold.deploy.seeds import SeedRule, SeedSelection, from_returns
+from safehold.deploy.stages import by_parts
+from safehold.deploy.steps import awaiting
+from safehold.deploy.watch import Monitors
 from safehold.envs import registry
 from safehold.ledger.events import Started
 from safehold.ledger.run import RunDirectory
 from safehold.rollout.episodes import rollout
+
+SEED_BATCH = 10
+"""Episodes of a seed target between two looks at its evidence; the test allows a look at any time."""
 
 
 class DeployConfig(Config):
@@ -73,15 +82,39 @@ class DeployConfig(Config):
     """... to this share of the best reward logged at such costs."""
 
 
+class Oversight(Config):
+    """What people decide in a deployment, and what watches it; declared before the first ask like everything else."""
+
+    seed_by: str | None = Field(default=None, min_length=1, max_length=200)
+    """Name of who attests that the seed targets are safe; nobody: the log's word is taken."""
+    verify_seeds: NonNegativeInt = 0
+    """Seed targets that are to be verified on raw episodes before the first ask; 0: none."""
+    seed_share: float = Field(default=0.2, gt=0.0, lt=1.0)
+    """Part of delta for verifying seed targets, if they are."""
+    approve: bool = False
+    """A named operator must approve each trial before it runs."""
+    canary_targets: NonNegativeInt = 0
+    """Roll out in stages: shadow (seed targets alone), canary (so many new targets at most), full; 0: no stages."""
+    canary_share: float = Field(default=0.25, gt=0.0, lt=1.0)
+    """Part of the rules' share of delta that the canary stage may spend."""
+    canary_episodes: PositiveInt | None = None
+    """Episodes that each target runs for before the full stage; as many as in it if not said."""
+    innovation_alarms: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """False-alarm rate of the monitor of the model."""
+    cost_alarms: float = Field(default=0.01, gt=0.0, lt=1.0)
+    """False-alarm rate of the monitor of the limits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A declaration, and the evidence from the log that its seed targets rest on."""
+    """A declaration, and the evidence from the log that its seed targets rest on; `seed_by` attests them, if named."""
 
     declaration: Declaration
     seeds: SeedSelection
+    seed_by: str | None = None
 
 
-def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
+def plan(dataset: OfflineDataset, config: DeployConfig, oversight: Oversight | None = None) -> Plan:
     """The declaration that a log and a few declared scales lead to.
 
     The dial of rewards starts at the seed box and ends at the best logged reward return among episodes whose cost
@@ -91,8 +124,10 @@ def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
     Raises:
         NoSeed: if the log has no safe episodes to start from.
         BadPrior: if the declared scales would certify targets before any evidence.
-        UsageError: if the dataset has more than one cost; declare such a deployment by hand.
+        UsageError: if the dataset has more than one cost; declare such a deployment by hand. Or if what people are to
+            decide does not fit together.
     """
+    oversight = oversight or Oversight()
     spec = dataset.spec
     if len(spec.cost_names) != 1:
         raise UsageError(f"this road limits one cost, the log has {spec.cost_names}; build a Declaration by hand")
@@ -116,18 +151,29 @@ def plan(dataset: OfflineDataset, config: DeployConfig) -> Plan:
         dial_error={name: config.dial_error * limit.value},
         episode_sd={name: config.episode_sd * limit.value},
     )
+    shares = _shares(config.delta, oversight)
     declaration = Declaration(
         prior=prior,
         limits=(limit,),
         caps={name: _cap(dataset)},
-        seed_targets=seeds.targets,
-        seed_rule="log",
+        seed_targets=_central(space, seeds.targets, oversight.verify_seeds or len(seeds.targets)),
+        seed_rule=_seed_basis(oversight),
         delta=config.delta,
         horizon=config.iterations,
         rules=(RiskLedger() if config.certificate == "risk_ledger" else Paper(),),
-        settings=Settings(episodes_per_ask=config.episodes_per_ask),
+        shares=shares,
+        settings=Settings(episodes_per_ask=config.episodes_per_ask, approval=oversight.approve),
+        monitors=Monitors(innovation=oversight.innovation_alarms, cost=oversight.cost_alarms),
+        stages=by_parts(
+            shares.certificate,
+            (oversight.canary_share, 1.0 - oversight.canary_share),
+            oversight.canary_targets,
+            oversight.canary_episodes or config.episodes_per_ask,
+        )
+        if oversight.canary_targets
+        else (),
     )
-    return Plan(declaration, seeds)
+    return Plan(declaration, seeds, oversight.seed_by)
 
 
 def supported(dataset: OfflineDataset, points: Float[np.ndarray, "m 2"], config: DeployConfig) -> Bool[np.ndarray, "m"]:
@@ -141,6 +187,28 @@ def supported(dataset: OfflineDataset, points: Float[np.ndarray, "m 2"], config:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What an operator says of a trial; a rejected one is not handed out again, for the `reason`."""
+
+    by: str
+    approved: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardPlan:
+    """A guard in every episode: by cost what a recovery may still cost, and the policy that recovers."""
+
+    margins: Mapping[str, float]
+    recovery: Policy
+
+    def around(self, policy: Policy, target: Target, declaration: Declaration, costs: tuple[str, ...]) -> Policy:
+        """The policy at a target, guarded under the declared limits."""
+        guard = Guard.start(declaration.space.names, target, declaration.limits, self.margins)
+        return GuardedPolicy(policy, self.recovery, guard, costs)
+
+
 def drive(
     deployment: Deployment,
     env_id: str,
@@ -149,11 +217,14 @@ def drive(
     streams: Streams,
     workers: int = 1,
     on_told: Callable[[Trial, Measurement], None] | None = None,
+    decide: Callable[[Trial], Decision] | None = None,
+    guard: GuardPlan | None = None,
 ) -> None:
     """Asks, runs and tells until the declared asks are spent; goes on where an earlier process stopped.
 
     The reset seeds of a trial's episodes follow from its number alone, so a trial that was interrupted runs again
-    on the same episodes, and the ledger ends up as that of an unbroken run.
+    on the same episodes, and the ledger ends up as that of an unbroken run. `decide` is asked about trials that need
+    approval; without it the run holds at the first of them.
 
     Raises:
         SafetyHold: as `Deployment.ask` does, `Exhausted` excepted: that is the planned end.
@@ -162,25 +233,30 @@ def drive(
     """
     declaration = deployment.state.declaration
     cost_names = registry.spec(env_id).cost_names
-    constraints = [
-        MaximumCost(limit.name) if limit.kind == "peak" else SumCost(limit.name) for limit in declaration.limits
-    ]
+    constraints = folds(declaration.limits)
     if family.target_names != declaration.space.names:
         raise DataError(
             f"the policy has the dial {family.target_names}, the deployment was declared for {declaration.space.names}"
         )
     with deployment.run.runner_lock():
         while (trial := _next_trial(deployment)) is not None:
+            if decide is not None and awaiting(deployment.state, trial.id):
+                decision = decide(trial)
+                if not decision.approved:
+                    deployment.reject(trial.id, decision.by, decision.reason)
+                    continue
+                deployment.approve(trial.id, decision.by)
             try:
                 deployment.deployed(trial.id)
             except Exhausted:  # stopped by its owner while this trial was open: it does not run
                 return
-            count = declaration.settings.episodes_per_ask
-            seeds = streams.episode_seeds("deployment", trial.number * count, count)
+            first = trial.number * declaration.settings.episodes_per_ask  # a stage of the roll-out may run fewer
+            seeds = streams.episode_seeds("deployment", first, deployment.state.episodes_per_ask)
             try:
+                policy = family.at(trial.target)
                 episodes = rollout(
                     env_id,
-                    family.at(trial.target),
+                    policy if guard is None else guard.around(policy, trial.target, declaration, cost_names),
                     seeds,
                     rng_seed=streams.integer("deployment/policy"),
                     workers=workers,
@@ -196,16 +272,77 @@ def drive(
                 on_told(told, measurement)
 
 
-def open_or_create(path: Path, declared: Plan, *, dataset: str, policy: str, task: str, seed: int) -> Deployment:
+def verify_seed(
+    deployment: Deployment,
+    target: Target,
+    env_id: str,
+    family: PolicyFamily,
+    *,
+    episodes: int,
+    streams: Streams,
+    workers: int = 1,
+    guard: GuardPlan | None = None,
+    on_batch: Callable[[int, float], None] | None = None,
+) -> bool:
+    """Runs a seed target until its raw episodes verify it, or `episodes` more have run; whether it is verified now.
+
+    Ten episodes at a time, each batch in the ledger before the next; a batch whose process died runs again on the
+    same reset seeds. `on_batch` is told how many have run, and the least evidence of any limit.
+
+    Raises:
+        UsageError: if seed targets of this run are not to be verified, or the target is none of them.
+        DataError: if the policy has another dial, or an episode does not fit the declaration.
+        Exception: whatever breaks while an episode runs; nothing of its batch is recorded.
+    """
+    declaration = deployment.state.declaration
+    space, limits = declaration.space, declaration.limits
+    if family.target_names != space.names:
+        raise DataError(f"the policy has the dial {family.target_names}, the deployment was declared for {space.names}")
+    index, cost_names = space.index(target), registry.spec(env_id).cost_names
+    policy = family.at(target)
+    policy = policy if guard is None else guard.around(policy, target, declaration, cost_names)
+    verified, ran = bool(deployment.state.established[index]), 0
+    while not verified and ran < episodes:
+        told = deployment.state.seed_capitals.get(index, {})
+        first = max((capital.n for capital in told.values()), default=0)
+        seeds = streams.episode_seeds(f"seed/{index}", first, min(SEED_BATCH, episodes - ran))
+        rolled = rollout(env_id, policy, seeds, rng_seed=streams.integer("deployment/policy"), workers=workers)
+        measurement = Measurement.of(rolled, folds(limits), cost_names)
+        source = f"{env_id}, episodes {first} to {first + len(seeds) - 1} from reset seed {seeds[0]} on"
+        verified = deployment.verify_seed(target, measurement.costs, source=source, failed=measurement.failed)
+        ran += len(seeds)
+        if on_batch is not None:
+            capitals = deployment.state.seed_capitals[index]
+            on_batch(ran, min(capital.peak for capital in capitals.values()))
+    return verified
+
+
+def folds(limits: Sequence[Limit]) -> list[Constraint]:
+    """What of an episode's costs each limit is on."""
+    return [MaximumCost(limit.name) if limit.kind == "peak" else SumCost(limit.name) for limit in limits]
+
+
+def open_or_create(
+    path: Path,
+    declared: Plan,
+    *,
+    dataset: str,
+    policy: str,
+    task: str,
+    seed: int,
+    guard: Mapping[str, float] | None = None,
+) -> Deployment:
     """The deployment in a run directory, new or reopened; a reopened one is of this very policy, log and plan.
 
-    `dataset` and `policy` are digests.
+    `dataset` and `policy` are digests; `guard` the margins of the guard in every episode, None without one.
 
     Raises:
         IntegrityError: if the policy is not the one that was deployed before, or the ledger is damaged or lost.
         UsageError: if anything else differs.
     """
-    provenance = {"task": task, "seed": seed, "dataset": dataset}
+    provenance: dict[str, object] = {"task": task, "seed": seed, "dataset": dataset}
+    if guard is not None:
+        provenance["guard"] = {name: float(margin) for name, margin in guard.items()}
     if not RunDirectory(path).started:
         return Deployment.create(
             path,
@@ -213,7 +350,10 @@ def open_or_create(path: Path, declared: Plan, *, dataset: str, policy: str, tas
             policy_digest=policy,
             provenance=provenance,
             seed_rule=declared.seeds.rule,
-            seed_evidence=declared.seeds.evidence(),
+            seed_evidence={
+                **declared.seeds.evidence(),
+                **({} if declared.seed_by is None else {"attested_by": declared.seed_by}),
+            },
         )
     deployment = Deployment.open(path)
     try:
@@ -274,6 +414,37 @@ def _space(rewards: np.ndarray, costs: np.ndarray, name: str, config: DeployConf
             name: tuple(np.linspace(0.0, config.cost_span * config.limit, config.cost_points).tolist()),
         }
     )
+
+
+def _shares(delta: float, oversight: Oversight) -> Shares:
+    """A tenth of delta for the bounds on the noise, the declared part for verifying seeds, the rest for the rules."""
+    noise, seed = NOISE_SHARE * delta, oversight.seed_share * delta if oversight.verify_seeds else 0.0
+    return Shares(seed=seed, certificate=delta - noise - seed, noise=noise)
+
+
+def _seed_basis(oversight: Oversight) -> SeedBasis:
+    """How seed targets are known to be safe.
+
+    Raises:
+        UsageError: if they are to be attested and verified at once.
+    """
+    if oversight.verify_seeds and oversight.seed_by is not None:
+        raise UsageError("seed targets are either attested by somebody or verified on episodes; choose one")
+    if oversight.verify_seeds:
+        return "verified"
+    return "log" if oversight.seed_by is None else "attested"
+
+
+def _central(space: TargetSpace, targets: tuple[Target, ...], count: int) -> tuple[Target, ...]:
+    """Of these targets the so many that are nearest to the middle of them all, in units of their spread."""
+    if count >= len(targets):
+        return targets
+    points = np.array(targets)
+    span = np.ptp(points, axis=0)
+    away = np.sum(
+        ((points - (points.min(axis=0) + points.max(axis=0)) / 2) / np.where(span > 0, span, 1.0)) ** 2, axis=1
+    )
+    return tuple(space.target(space.index(targets[int(i)])) for i in np.argsort(away, kind="stable")[:count])
 
 
 def _cap(dataset: OfflineDataset) -> float:
