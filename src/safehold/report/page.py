@@ -8,6 +8,7 @@ import jinja2
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from safehold.report.figures.certificate import SIGNS, CertificatePage
 from safehold.report.figures.palette import svg
 from safehold.report.plain_text import inert, inert_lines
 
@@ -37,12 +38,13 @@ class Picture:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:
-    """A heading, a few sentences, pictures, tables."""
+    """A heading, a few sentences, pictures, tables; a certificate stands on a sheet of its own when printed."""
 
     title: str
     text: str = ""
     pictures: tuple[Picture, ...] = ()
     tables: tuple[Table, ...] = ()
+    certificate: CertificatePage | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,7 @@ def page(
         sections=sections,
         commands=commands,
         drawing=_drawing,
+        premise_signs=SIGNS,
     )
 
 

@@ -1,15 +1,16 @@
 """The premises of a certificate in words, and whether a run checked them, trusted them, or saw one break."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
 from safehold.deploy.replay import State
 from safehold.report.figures.certificate import Premise, Standing
 
 
-def premises(state: State) -> tuple[Premise, ...]:
-    """Every premise that a certificate of this run named, in the order of its id."""
-    named = {premise for asked in state.asked.values() for premise in asked.certificate.premises}
+def premises(state: State, named: Collection[str] | None = None) -> tuple[Premise, ...]:
+    """These premises, or every one that a certificate of this run named, in the order of their ids."""
+    if named is None:
+        named = {premise for asked in state.asked.values() for premise in asked.certificate.premises}
     return tuple(_premise(state, name) for name in sorted(named, key=lambda name: (len(name.split("-")[0]), name)))
 
 
@@ -54,6 +55,11 @@ def _seeds(state: State) -> Standing:
     return "broken" if bool((state.contradicted() & state.declaration.seeds).any()) else "trusted"
 
 
+def _verified(state: State) -> Standing:
+    """Only seed targets whose own episodes passed the test are handed out on it."""
+    return "checked" if _seeds(state) == "trusted" and state.established.any() else _seeds(state)
+
+
 EXPLAINED: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyType(
     {
         "A1-prior": ("the expected costs are drawn from the declared prior, hyper-parameters fixed in advance", _prior),
@@ -62,7 +68,7 @@ EXPLAINED: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyT
         "A4-unchanged": ("policy and environment stay the same through the run", _trusted),
         "A5-cap": ("no episode costs more than the declared cap", _cap),
         "A6-seeds-attested": ("the seed targets are safe, as whoever declared them attests", _seeds),
-        "A6-seeds-verified": ("the seed targets are safe, having passed a test at their share of delta", _seeds),
+        "A6-seeds-verified": ("the seed targets are safe, having passed a test at their share of delta", _verified),
         "A7-normal-episodes": ("for chance and cvar limits: the costs of a target's episodes are normal", _trusted),
         "A8-norm-bound": (
             "each expected cost is within the declared norm bound of its prior mean, in the space of its kernel",
@@ -74,6 +80,10 @@ EXPLAINED: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyT
             _contradicted_by("lipschitz"),
         ),
         "A11-noise-bound": ("no told measurement is further from the truth than the declared bound", _trusted),
+        "A12-fresh-epoch": (
+            "after a resume the world is a new draw from the prior, as whoever resumed attests",
+            _trusted,
+        ),
         "A6-seeds-from-log": ("the seed targets are safe, because logged episodes near them were", _seeds),
     }
 )

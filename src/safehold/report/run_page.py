@@ -13,11 +13,11 @@ from safehold.deploy.replay import State
 from safehold.deploy.status import Recommendation, recommend
 from safehold.ledger.events import Held
 from safehold.report import tables, views
+from safehold.report.certified import certificate_page
 from safehold.report.figures import (
     asked_obtained,
     bounds,
     calibration,
-    certificate,
     data_plane,
     monitors,
     path,
@@ -27,10 +27,9 @@ from safehold.report.figures import (
 )
 from safehold.report.figures.palette import MARKS
 from safehold.report.page import Picture, Section, Sign, Table, Verdict, page
-from safehold.report.premises import premises
 from safehold.report.run import RunView
 from safehold.report.signatures import signatures
-from safehold.report.words import over_limit, percent, target_text, verdict_of
+from safehold.report.words import limit_text, over_limit, percent, target_text, verdict_of
 
 
 def run_page(run: RunView) -> str:
@@ -62,7 +61,7 @@ def verdict(run: RunView) -> Verdict:
     over = [trial for trial in told if verdict_of(state, trial) != "SAFE"]
     unknown = [trial for trial, standing in state.states.items() if standing is TrialState.UNKNOWN]
     running = [trial for trial, standing in state.states.items() if standing is TrialState.RUNNING]
-    limits = "; ".join(limit_text(run, limit) for limit in state.declaration.limits)
+    limits = "; ".join(limit_text(limit, run.unit(limit.name)) for limit in state.declaration.limits)
     fresh = _fresh(run)
     lines = (
         f"Limit: {limits}.",
@@ -128,20 +127,6 @@ def recommendation(state: State) -> Recommendation | None:
         return recommend(state)
     except (NoCertifiedTarget, Alarm):
         return None
-
-
-def limit_text(run: RunView, limit: Limit) -> str:
-    """A limit in words."""
-    size = f"{limit.value:g} {run.unit(limit.name)}"
-    match limit.kind:
-        case "chance":
-            return f"chance of a {limit.name!r} return of an episode above {size} at most {limit.alpha:g}"
-        case "cvar":
-            return f"mean of the worst {limit.alpha:.3g} of episodes' {limit.name!r} returns at most {size}"
-        case "peak":
-            return f"expected largest cost of a step of {limit.name!r} at most {size}"
-        case "mean":
-            return f"expected cost return of an episode of {limit.name!r} at most {size}"
 
 
 def _limit(run: RunView) -> Limit | None:
@@ -363,47 +348,17 @@ def _belief(run: RunView) -> list[Section]:
     return [Section(title="Was the belief honest?", pictures=tuple(pictures))]
 
 
-def certificate_info(run: RunView) -> certificate.CertificatePage | None:
-    """The certificate of a run's asks on a page; None before the first."""
-    if run.state is None or not run.state.asked:
-        return None
-    state = run.state
-    asked = list(state.asked.values())
-    last = asked[-1]
-    declaration = state.declaration
-    facts = [
-        *(("limit", limit_text(run, limit)) for limit in declaration.limits),
-        ("delta", f"{declaration.delta:g} for the whole run, over {_counted(len(declaration.limits), 'limit')}"),
-        ("shares of delta", ", ".join(f"{name} {part:.3g}" for name, part in last.certificate.shares.items() if part)),
-        (
-            "spent",
-            f"{last.certificate.spent_after:.4g} after the last ask, which was charged {last.certificate.charge:.3g}",
-        ),
-        ("intervals", f"{last.alpha:.4g} standard deviations at the last ask"),
-        ("measurements", f"{state.n_told} told, of at most {declaration.horizon} asks"),
-        ("seed targets", f"{len(declaration.seed_indices)}, by rule {declaration.seed_rule!r}"),
-    ]
-    return certificate.info(
-        kind=last.certificate.kind,
-        promise=last.certificate.promise,
-        facts=facts,
-        premises=premises(state),
-        delta=declaration.delta,
-        spent_after=[ask.certificate.spent_after for ask in asked],
-    )
-
-
 def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
 def _promise(run: RunView) -> list[Section]:
-    """The certificate."""
-    view = certificate_info(run)
-    if view is None:
+    """The certificate of the recommended target, or of the last ask."""
+    if run.state is None or not run.state.asked:
         return []
-    caption = f"{view.promise} {'It stands.' if view.stands else 'It no longer stands: a premise broke.'}"
-    return [Section(title="The certificate", pictures=(Picture("certificate", certificate.draw(view), caption),))]
+    best = recommendation(run.state)
+    trials = [ask.trial for ask in run.state.asked.values() if best is None or ask.index == best.index]
+    return [Section(title="The certificate", certificate=certificate_page(run, trials[-1]))]
 
 
 def _origin(run: RunView) -> Section:

@@ -1,7 +1,7 @@
 """The data of a deployment's pictures, as pure functions of its states and events."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -11,7 +11,7 @@ from safehold.core.constraint import Limit
 from safehold.core.intervals import Interval, mean_interval
 from safehold.core.target import Target
 from safehold.deploy.acquisition import expanders
-from safehold.deploy.choose import view
+from safehold.deploy.choose import shares_of, view
 from safehold.deploy.replay import State
 from safehold.deploy.watch import Reading
 from safehold.ledger.events import Advanced, Alarmed, Asked, LimitLowered, Resumed
@@ -147,22 +147,11 @@ def spending(run: RunView, state: State) -> risk.Spending:
         )
     return risk.info(
         state.declaration.delta,
-        shares(state),
+        shares_of(state.declaration),
         charges,
         charging=any(rule.cap is not None for rule in state.verdict().rules),
         breaks=breaks(run.events),
     )
-
-
-def shares(state: State) -> dict[str, float]:
-    """What delta is shared out to; the certificate's share by stages of the roll-out, if it has any."""
-    parts: dict[str, float] = {}
-    for name, part in asdict(state.declaration.share).items():
-        if name == risk.CERTIFICATE and state.declaration.stages:
-            parts |= {f"{name}, {stage.name}": stage.share for stage in state.declaration.stages}
-        else:
-            parts[name] = float(part)
-    return parts
 
 
 def beliefs(state: State) -> calibration.Calibration:

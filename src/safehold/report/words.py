@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 
 from safehold.core.certificate import Certificate
+from safehold.core.constraint import Limit
 from safehold.core.target import Target
 from safehold.deploy.replay import State
 
@@ -32,6 +33,20 @@ def grounds(certificate: Certificate, name: str) -> str:
     if certificate.upper is not None:
         return f"<= {certificate.upper[name]:.4g}"
     return f"risk {percent(certificate.risks[name])}"
+
+
+def limit_text(limit: Limit, unit: str) -> str:
+    """A limit in words; `unit`: what one unit of its cost means."""
+    size = f"{limit.value:g} {unit}"
+    match limit.kind:
+        case "chance":
+            return f"chance of a {limit.name!r} return of an episode above {size} at most {limit.alpha:g}"
+        case "cvar":
+            return f"mean of the worst {limit.alpha:.3g} of episodes' {limit.name!r} returns at most {size}"
+        case "peak":
+            return f"expected largest cost of a step of {limit.name!r} at most {size}"
+        case "mean":
+            return f"expected cost return of an episode of {limit.name!r} at most {size}"
 
 
 def over_limit(costs: Float[np.ndarray, "n"] | Sequence[float], limit: float) -> int:

@@ -1,4 +1,5 @@
 import math
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -382,32 +383,70 @@ def test_spending_before_the_first_ask_is_drawn():
 # certificate
 
 
-def premise(standing: certificate.Standing) -> certificate.Premise:
-    return certificate.Premise(id="A1", text="costs are seen", standing=standing)
+def sheet(standing: certificate.Standing = "trusted", *, doubts=(), long: int = 1) -> certificate.CertificatePage:
+    return certificate.info(
+        of="trial-0003 of run r",
+        kind="risk_ledger",
+        target="(1, 2)",
+        promise="a promise in words " * long,
+        doubts=doubts,
+        limits=[certificate.LimitLine(limit="at most 5", believed="3 ± 1 sd", certified="with risk 1 %", told="4")],
+        delta=0.05,
+        shares=[
+            certificate.Share(name="seed", part=0.0, spent=None),
+            certificate.Share(name="certificate", part=0.045, spent=0.01),
+            certificate.Share(name="noise", part=0.005, spent=None),
+        ],
+        premises=[certificate.Premise(id="A1", text="costs are seen " * long, standing=standing)] * 9,
+        facts=[("ledger head", "ab" * 32)] * 9,
+    )
 
 
 @pytest.mark.parametrize(("standing", "stands"), [("checked", True), ("trusted", True), ("broken", False)])
 def test_a_certificate_stands_until_a_premise_breaks(standing, stands):
-    view = certificate.info(
-        kind="paper",
-        promise="p",
-        facts=[("delta", "0.05")],
-        premises=[premise(standing)],
-        delta=0.05,
-        spent_after=[0.01],
-    )
+    view = sheet(standing)
     assert view.stands == stands
     text = rendered(certificate.draw(view))
-    assert ("no longer stands" in text) != stands
+    assert ("no longer stands: A1 does not hold" in text) != stands
     assert certificate.SIGNS[standing][2] in text
 
 
-def test_a_certificate_before_the_first_ask_is_drawn():
-    view = certificate.info(kind="k", promise="p " * 300, facts=[], premises=[], delta=0.05, spent_after=[])
-    assert "nothing asked yet" in rendered(certificate.draw(view))
+def test_a_doubt_is_enough_for_a_certificate_to_fall():
+    view = sheet(doubts=["its target is revoked"])
+    assert not view.stands
+    assert view.verdict == "It no longer stands: its target is revoked."
+
+
+@pytest.mark.parametrize("long", [1, 20])
+def test_a_certificate_stays_on_one_sheet(long):
+    figure = certificate.draw(sheet(long=long))
+    assert tuple(figure.get_size_inches()) == (8.27, 11.69)
+    (ax,) = figure.axes
+    figure.draw_without_rendering()
+    page = figure.bbox
+    for text in ax.texts:
+        box = text.get_window_extent()
+        assert page.x0 <= box.x0, text.get_text()
+        assert box.x1 <= page.x1, text.get_text()
+        assert page.y0 <= box.y0, text.get_text()
+        assert box.y1 <= page.y1, text.get_text()
+    words = " ".join(text.get_text() for text in ax.texts)
+    assert "certificate 0.045, 0.01 of it spent" in words
+    assert "seed 0" not in words  # an empty share
+    assert "ab" * 32 in words
 
 
 # the house style
+
+
+def test_lean_drawings_keep_what_is_referred_to_and_drop_empty_groups():
+    text = palette.svg(bounds.draw(bounds.info([])), "n")
+    assert "<g>" not in text
+    assert text.count("<g") == text.count("</g>")
+    ids = set(re.findall(r'id="([^"]*)"', text))
+    assert ids == set(re.findall(r"url\(#([^)]*)\)", text)) | set(re.findall(r'href="#([^"]*)"', text))
+    assert text.count("DejaVu") <= 1
+    assert not re.search(r'd="[^"]*\d\.\d{3}', text)
 
 
 def test_drawing_leaves_matplotlib_as_it_was():

@@ -8,14 +8,15 @@ from small_runs import LIMIT, declaration, deploy, evaluate, log, measure, whole
 
 from safehold.core.errors import DataError, IntegrityError, NoCertifiedTarget, UsageError
 from safehold.core.measurement import Measurement
-from safehold.deploy.choose import NORMAL_EPISODES, PREMISES, SEED_PREMISES
+from safehold.deploy.choose import FRESH_EPOCH, NORMAL_EPISODES, PREMISES, SEED_PREMISES
 from safehold.deploy.declaration import RULES
 from safehold.deploy.optimizer import Deployment
 from safehold.ledger.events import Asked, Resumed
 from safehold.report import tables, views
+from safehold.report.certified import certificate_page
 from safehold.report.premises import EXPLAINED, premises
 from safehold.report.run import read_run, shown_asks
-from safehold.report.run_page import certificate_info, run_page, verdict
+from safehold.report.run_page import run_page, verdict
 from safehold.report.words import over_limit, percent, target_text
 
 
@@ -192,7 +193,7 @@ def test_nothing_told_is_no_evidence(tmp_path):
     deploy(tmp_path, tells=0).close()
     run = read_run(tmp_path)
     assert verdict(run).standing == "caution"
-    assert certificate_info(run) is None
+    assert certificate_page(run) is None
     assert "no deployment yet" in run_page(run)
 
 
@@ -323,7 +324,7 @@ def test_words_of_targets_and_shares():
 
 def test_every_premise_that_a_certificate_can_name_is_explained_here_and_in_the_guarantees():
     of_rules = {premise for rule in RULES.values() for premise in rule.premises}
-    named = {*PREMISES, *SEED_PREMISES.values(), NORMAL_EPISODES, *of_rules}
+    named = {*PREMISES, *SEED_PREMISES.values(), NORMAL_EPISODES, FRESH_EPOCH, *of_rules}
     guarantees = (Path(__file__).parents[3] / "docs" / "guarantees.md").read_text(encoding="utf-8")
     assert sorted(EXPLAINED) == sorted(named)
     assert all(name in guarantees for name in named)

@@ -10,6 +10,7 @@ from safehold.core.constraint import Limit
 from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.optimizer import Deployment
 from safehold.report import views
+from safehold.report.certified import certificate_page
 from safehold.report.figures.bounds import Break
 from safehold.report.run import read_run
 
@@ -93,3 +94,30 @@ def test_monitors_are_read_after_every_measurement(ledger_run):
     assert all(e.numbers == tuple(range(7)) for e in view.evidence)
     now = {r.monitor: r.evidence for r in ledger_run.state.watch.readings()}
     assert {e.monitor: e.values[-1] for e in view.evidence} == now
+
+
+def test_a_certificate_says_who_stands_for_it_and_what_it_rested_on(ledger_run):
+    state = ledger_run.state
+    page = certificate_page(ledger_run, "trial-0002")
+    asked = state.asked["trial-0002"]
+    assert page.target.startswith("(" + ", ".join(f"{value:.5g}" for value in asked.target))
+    assert page.limits[0].limit == "expected cost return of an episode of 'cost' at most 25 cost units"
+    assert page.limits[0].certified == f"with risk {100 * asked.certificate.risks['cost']:.3g} %"
+    facts = dict(page.facts)
+    assert facts["ledger head"] == ledger_run.head
+    assert facts["seed targets"] == "2 by rule 'log'; attested for the limit 22 on 'cost'"
+    assert facts["asked"].endswith(" UTC")
+    assert "deployed" not in facts  # nobody said when it began
+    paid = sum(a.certificate.charge for a in state.asked.values() if a.number <= 2)
+    assert [(s.name, s.spent) for s in page.shares] == [("certificate", pytest.approx(paid)), ("noise", None)]
+    assert [p.id for p in page.premises] == list(asked.certificate.premises)
+
+
+def test_a_certificate_for_a_limit_that_was_lowered_since_no_longer_stands(ledger_run):
+    assert certificate_page(ledger_run, "trial-0002").doubts == ("the limit on cost was lowered since",)
+    assert certificate_page(ledger_run, "trial-0004").doubts == ()
+
+
+def test_the_certificate_of_a_revoked_target_no_longer_stands(ledger_run):
+    assert "revoked" in certificate_page(ledger_run, "trial-0005").verdict
+    assert certificate_page(ledger_run, "trial-0005").limits[0].told == "episodes failed"

@@ -167,7 +167,50 @@ def svg(figure: Figure, name: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
+    return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", _lean(text))
+
+
+def _lean(text: str) -> str:
+    """The same drawing in fewer letters.
+
+    Without ids that nobody refers to, groups that say nothing, indentation, more than hundredths of a point, and with
+    the fonts named once.
+    """
+    used = set(re.findall(r"url\(#([^)]*)\)", text)) | set(re.findall(r'href="#([^"]*)"', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: found.group() if found.group(1) in used else "", text)
+    text = re.sub(
+        r'(?<= )(d|x|y|transform|points)="([^"]*)"',
+        lambda found: f'{found.group(1)}="{_hundredths(found.group(2))}"',
+        text,
+        flags=re.DOTALL,
+    )
+    text = _ungrouped(re.sub(r">\s+<", "><", text))
+    fonts = set(re.findall(r"font-family: [^;\"]*", text))
+    if len(fonts) == 1:
+        (font,) = fonts
+        text = re.sub(r"font-family: [^;\"]*;? ?", "", text).replace("<svg ", f'<svg style="{font}" ', 1)
+    return text
+
+
+def _ungrouped(text: str) -> str:
+    """Without the tags of groups that have no attributes."""
+    kept: list[bool] = []
+
+    def tag(found: re.Match[str]) -> str:
+        if found.group() == "</g>":
+            return "</g>" if kept.pop() else ""
+        if found.group().endswith("/>"):
+            return ""
+        kept.append(found.group() != "<g>")
+        return found.group() if kept[-1] else ""
+
+    return re.sub(r"<g\b[^>]*>|</g>", tag, text)
+
+
+def _hundredths(numbers: str) -> str:
+    """Coordinates rounded to two places."""
+    rounded = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found.group()):.2f}".rstrip("0").rstrip("."), numbers)
+    return re.sub(r"\s+", " ", rounded).strip()
 
 
 def save(figure: Figure, path: Path) -> None:
