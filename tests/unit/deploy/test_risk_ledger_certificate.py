@@ -5,12 +5,18 @@ import pytest
 from deploy_toys import LIMIT, declaration, measurement, truth, two_limits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jaxtyping import config
 from rule_toys import dense_risk, drive_with, told_points
 
+from safehold.core.constraint import Limit
 from safehold.core.errors import NoCertifiedTarget, SafetyHold, UsageError
+from safehold.core.measurement import Measurement
+from safehold.core.target import TargetSpace
 from safehold.deploy.certificates.risk_ledger import LARGEST_PRICE, REVOKED, RiskLedger
-from safehold.deploy.declaration import Settings, Shares
+from safehold.deploy.declaration import Declaration, Settings, Shares
 from safehold.deploy.optimizer import TargetOptimizer
+from safehold.deploy.prior import Prior
+from safehold.deploy.watch import Monitors
 
 LEDGER = (RiskLedger(),)
 
@@ -262,3 +268,67 @@ def test_certificates_name_their_shares_and_premises():
     tuner.tell(trial.id, measurement(40.0, 1.0, spread=1.0))
     assert "A6-seeds-attested" not in first_charged(tuner).certificate.premises
     assert said.limits == (LIMIT,)
+
+
+def unsafe_and_charged(declared, number, failing):
+    """Distinct paid targets that are unsafe, and what was charged for them, in one world drawn from the prior.
+
+    Trials are told in random order, and each episode fails with probability `failing`, whatever it costs.
+    """
+    rng = np.random.default_rng(number)
+    output, points = declared.prior.costs["cost"], declared.space.points
+    covariance = output.kernels[0](points, points)
+    costs = rng.multivariate_normal(output.mean, covariance, method="cholesky")
+    tuner, open_trials, paid = TargetOptimizer(declared), [], set()
+    while True:
+        try:
+            trial = tuner.ask()
+        except SafetyHold:
+            if not open_trials:
+                break
+            trial = open_trials.pop(int(rng.integers(len(open_trials))))
+            episodes = np.clip(costs[declared.space.index(trial.target)] + 20.0 * rng.normal(size=20), 0.0, 400.0)
+            rewards = trial.target[0] + 10.0 * rng.normal(size=20)
+            failed = rng.random(20) < failing
+            tuner.tell(trial.id, Measurement(rewards=rewards, costs={"cost": episodes}, failed=failed))
+        else:
+            open_trials.append(trial)
+            if trial.certificate.charge > 0.0:
+                paid.add(declared.space.index(trial.target))
+    return sum(costs[index] > 100.0 for index in paid), tuner.state.spent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pending", "failing"), [(1, 0.0), (5, 0.0), (3, 0.01)])
+def test_unsafe_targets_are_no_more_than_what_was_charged_for_them(pending, failing):
+    """E[U] <= E[charges], seed targets safe or not: 300 worlds, within 3 standard errors; and both near one another."""
+    menu = TargetSpace({"reward": tuple(np.linspace(0, 100, 7)), "cost": tuple(np.linspace(60.0, 130.0, 7))})
+    limit = Limit("cost", 100.0)
+    declared = Declaration(
+        prior=Prior.asked(
+            menu,
+            [limit],
+            np.ones(49, dtype=np.bool_),
+            lengthscales={"reward": 50.0, "cost": 35.0},
+            dial_error={"cost": 20.0},
+            episode_sd={"cost": 20.0},
+            noise_known=True,
+        ),
+        limits=(limit,),
+        caps={"cost": 400.0},
+        seed_targets=((0.0, 60.0), (100 / 6, 60.0)),
+        delta=0.1,
+        horizon=15,
+        settings=Settings(pending_cap=pending),
+        monitors=Monitors(innovation=None, cost=None),
+    )
+    before = config.jaxtyping_disable
+    config.update("jaxtyping_disable", True)
+    try:
+        unsafe, charged = np.array([unsafe_and_charged(declared, number, failing) for number in range(300)]).T
+    finally:
+        config.update("jaxtyping_disable", before)
+    error = np.std(unsafe - charged) / np.sqrt(300)
+    assert np.max(charged) <= 0.1 * (1 + 1e-12)
+    assert np.mean(unsafe) <= np.mean(charged) + 3 * error
+    assert np.mean(charged) <= 3 * np.mean(unsafe)
