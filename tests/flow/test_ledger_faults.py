@@ -411,7 +411,7 @@ def test_files_of_somebody_else_are_named_and_left_alone(as_nobody, chain):
         file.chmod(0o600)
     assert in_child(work_on_hidden_files(path)) == 0
     os.chmod(path.parent, 0)
-    assert in_child(work_on_hidden_files(path)) == 0
+    assert in_child(work_on_a_hidden_directory(path)) == 0
     os.chmod(path.parent, 0o755)
     assert contents(path.parent)["ledger.sqlite"] == before["ledger.sqlite"]
 
@@ -433,6 +433,16 @@ def work_on_hidden_files(path: Path):
             Ledger.open(path, read_only=True)
         with pytest.raises(ResourceError, match="cannot be written: it is another user"):
             Ledger.open(path)
+
+    return work
+
+
+def work_on_a_hidden_directory(path: Path):
+    def work() -> None:
+        become_nobody()
+        for look in (lambda: Ledger.open(path, read_only=True), lambda: Ledger.exists(path), lambda: Ledger.open(path)):
+            with pytest.raises(ResourceError, match=r"ermission denied|may not read it"):
+                look()
 
     return work
 
