@@ -61,7 +61,7 @@ def status(arguments: RunArguments, output: Output) -> int:
     if now.outcomes is not None:
         output.table(
             f"What happened in {now.outcomes.episodes} episodes, {now.outcomes.failed} of them failed "
-            "(averages; intervals of level 95 % that hold at every look)",
+            f"(averages; intervals of level 95 % that hold at every look). Trials over a limit: {now.outcomes.trials}",
             ("limit on", "probability of costing more", "cost"),
             [(name, str(now.outcomes.violations[name]), str(cost)) for name, cost in now.outcomes.costs.items()],
         )

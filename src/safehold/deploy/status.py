@@ -59,14 +59,15 @@ class Outcomes:
     They speak of the averages over the episodes that ran, whatever targets they ran at and however the world changed,
     and rest on no model: only on the declared caps. `violations`: probability that an episode costs more than a limit
     (than its own limit, for each name); `costs`: expected cost. A failed episode counts as a violation and as the cap.
-    `targets`: of the distinct targets that were told, the share with measured means over a limit or a failed episode;
-    no interval for its probability is claimed.
+    `trials`: probability that a trial's own episodes are over a limit in the mean (or whatever is limited), or that one
+    of them fails. `targets` were told, each counted once; of `targets_over` some trial was so.
     """
 
     episodes: int
     failed: int
     violations: Mapping[str, Interval]
     costs: Mapping[str, Interval]
+    trials: Interval
     targets: int
     targets_over: int
 
@@ -215,10 +216,8 @@ def outcomes(state: State, level: float = 0.95) -> Outcomes | None:
         limit.name: np.concatenate([measurement.costs[limit.name] for measurement in measurements])
         for limit in state.limits
     }
-    over: dict[int, bool] = {}
-    for trial, measurement in zip(state.told, measurements, strict=True):
-        index = state.asked[trial].index
-        over[index] = over.get(index, False) or _over(state.limits, measurement.costs, measurement.failed)
+    over = [_over(state.limits, measurement.costs, measurement.failed) for measurement in measurements]
+    indices = [state.asked[trial].index for trial in state.told]
     caps = state.declaration.caps
     return Outcomes(
         episodes=len(failed),
@@ -228,8 +227,9 @@ def outcomes(state: State, level: float = 0.95) -> Outcomes | None:
             for limit in state.limits
         },
         costs={name: average_sequence(values, caps[name], level, failed) for name, values in costs.items()},
-        targets=len(over),
-        targets_over=sum(over.values()),
+        trials=average_sequence(np.array(over, dtype=np.float64), 1.0, level),
+        targets=len(set(indices)),
+        targets_over=len({index for index, was_over in zip(indices, over, strict=True) if was_over}),
     )
 
 

@@ -33,6 +33,8 @@ def test_outcomes_bound_what_really_happened():
     assert outcomes.violations["cost"].low <= 0.05
     assert outcomes.violations["cost"].high < 0.5
     assert (outcomes.targets, outcomes.targets_over) == (len({trial.target for trial in trials}), 0)
+    assert (outcomes.trials.n, outcomes.trials.estimate, outcomes.trials.low) == (len(trials), 0.0, 0.0)
+    assert 0.0 < outcomes.trials.high < 1.0
 
 
 def test_a_failed_episode_is_a_violation_at_the_cap_and_its_target_is_over():
@@ -43,7 +45,7 @@ def test_a_failed_episode_is_a_violation_at_the_cap_and_its_target_is_over():
         trial.id, Measurement(rewards=np.zeros(20), costs={"cost": np.where(marks, np.nan, 1.0)}, failed=marks)
     )
     outcomes = optimizer.status().outcomes
-    assert (outcomes.failed, outcomes.targets_over) == (1, 1)
+    assert (outcomes.failed, outcomes.targets_over, outcomes.trials.estimate) == (1, 1, 1.0)
     assert outcomes.violations["cost"].estimate == 1 / 20
     assert outcomes.costs["cost"].estimate == pytest.approx((19 + 200) / 20)
 
