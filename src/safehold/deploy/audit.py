@@ -858,6 +858,9 @@ class _Fold:
         self._move(body, "unknown" if body["deployed"] else "aborted", ("planned", "running"))
 
     def _told(self, body: Mapping[str, Any]) -> None:
+        unapproved = self.trials[body["trial"]][2] == "planned" and body["trial"] not in self.approved
+        if unapproved and self.declared["settings"]["approval"]:
+            self._find("told", f"{body['trial']} ran", "nobody approved it")
         index = self._move(body, "done", ("planned", "running", "unknown"))
         if self.trials[body["trial"]][1] >= self.epoch_start:
             self._inform(index, body, self.own)

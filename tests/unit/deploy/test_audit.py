@@ -199,6 +199,13 @@ def test_a_roll_out_in_stages_that_waits_for_approval_is_derived_alike(tmp_path)
     assert "run" in whats(tmp_path / "run")
 
 
+def test_outcomes_of_a_trial_that_nobody_approved_are_named(tmp_path):
+    with Deployment.create(tmp_path / "run", declaration(settings=Settings(approval=True))) as deployment:
+        trial = deployment.ask()
+        deployment.tell(trial.id, answer(trial.target))
+    assert whats(tmp_path / "run") == {"told"}
+
+
 def scattered(rng, mean, failing, spread):
     """Episodes with some luck, of which some fail."""
     n = int(rng.integers(5, 25))
