@@ -481,7 +481,7 @@ def test_the_risk_in_a_certificate_is_that_of_the_mixture():
     state = tuner.state
     expected = state.costs["cost"].process.risk(20.0)
     for index in (0, 17, 40, 80):
-        assert risk(state, state.limits[0], index) == pytest.approx(expected[index], rel=1e-9, abs=1e-15)
+        assert risk(state, state.limits[0], index) == pytest.approx(expected[index], rel=1e-9, abs=1e-12)
 
 
 @given(st.lists(st.lists(st.floats(0, 100), min_size=1, max_size=5), min_size=1, max_size=5))
