@@ -40,14 +40,20 @@ from jaxtyping import Bool, Float
 from scipy.interpolate import RegularGridInterpolator
 
 from safehold import __version__
+from safehold.core.constraint import Limit
 from safehold.core.intervals import proportion_interval
 from safehold.core.seeding import Streams
+from safehold.core.target import TargetSpace
 from safehold.deploy.acquisition import ACQUISITIONS, AcquisitionName
+from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.certificates.risk_ledger import EVEN_SHARES, LARGEST_PRICE, RiskLedger
-from safehold.deploy.declaration import Declaration
+from safehold.deploy.declaration import Declaration, Settings
+from safehold.deploy.prior import Prior
 from safehold.deploy.replay import State
 from safehold.deploy.simulate import World, simulate
 from safehold.deploy.stress import NOTHING, FaultyWorlds
+from safehold.ledger.events import unpack_mask
+from safehold.workflows.deploy import DeployConfig
 
 SEED, DELTA, BLOCK = 20260106, 0.05, 50
 RUNS = {"drawn": 200, "fixed": 50, "measured": 20}
@@ -108,16 +114,42 @@ def measured_names() -> list[str]:
 def declared(row: Row) -> Declaration:
     """What a tuner declares on a surface."""
     if row.kind == "measured":
-        plain = json.loads(MEASURED.read_text())[row.surface]["declarations"][
-            "paper" if row.tuner == "paper" else "default"
-        ]
-        declaration = Declaration.from_json(plain)
+        declaration = declared_from_log(row)
     else:
         plain_row = misspecification.Row(NOTHING)
         declaration = misspecification.declared("default" if row.tuner == "default" else "paper", plain_row)
         if row.tuner == "ledger, right model":
             declaration = replace(declaration, rules=(RiskLedger(),))
     return replace(declaration, settings=replace(declaration.settings, acquisition=row.acquisition))
+
+
+def declared_from_log(row: Row) -> Declaration:
+    """What `safehold deploy run` declares from the log of a measured surface."""
+    plain, config = json.loads(MEASURED.read_text())[row.surface], DeployConfig()
+    space = TargetSpace({axis: tuple(np.linspace(*ends).tolist()) for axis, ends in plain["dial"].items()})
+    limit = Limit(space.names[1], plain["limit"])
+    shares = (config.lengthscale_reward, config.lengthscale_cost)
+    spans = [values[-1] - values[0] for values in space.axes.values()]
+    scales = {axis: share * span for axis, share, span in zip(space.names, shares, spans, strict=True)}
+    prior = Prior.asked(
+        space,
+        [limit],
+        unpack_mask(plain["support"], len(space)),
+        lengthscales=scales if row.tuner == "paper" else None,
+        dial_error={limit.name: config.dial_error * limit.value},
+        episode_sd={limit.name: config.episode_sd * limit.value},
+    )
+    return Declaration(
+        prior=prior,
+        limits=(limit,),
+        caps={limit.name: plain["cap"]},
+        seed_targets=tuple(tuple(target) for target in plain["seed_targets"]),
+        seed_rule="log",
+        delta=DELTA,
+        horizon=config.iterations,
+        rules=(Paper() if row.tuner == "paper" else RiskLedger(),),
+        settings=Settings(episodes_per_ask=config.episodes_per_ask),
+    )
 
 
 def fixed(surface: str, declaration: Declaration) -> World:
