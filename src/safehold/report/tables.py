@@ -9,6 +9,9 @@ from safehold.report.page import Table
 from safehold.report.run import Evaluation, RunView
 from safehold.report.words import grounds, over_limit, percent, target_text, verdict_of
 
+MOST_ROWS = 100
+"""Asks that a table shows: of more, the first and the last ones."""
+
 _INTERVALS = "Square brackets: 95 % Student interval of the mean over the episodes."
 
 
@@ -16,8 +19,11 @@ def deployments(state: State) -> Table:
     """A row an ask: target, certified bound, what came, and whether it stayed at or under every limit."""
     names = [limit.name for limit in state.declaration.limits]
     rows = []
-    for trial, asked in state.asked.items():
-        told = state.told.get(trial)
+    trials = list(state.asked)
+    hidden = len(trials) - MOST_ROWS
+    shown = trials if hidden <= 0 else [*trials[: MOST_ROWS // 4], *trials[-(MOST_ROWS - MOST_ROWS // 4) :]]
+    for trial in shown:
+        asked, told = state.asked[trial], state.told.get(trial)
         bounds = [grounds(asked.certificate, name) for name in names]
         predicted = [f"{asked.costs[name].mean:.4g}" for name in names]
         if told is None:
@@ -43,6 +49,8 @@ def deployments(state: State) -> Table:
         f'{_INTERVALS} Certified by an upper bound, or by a risk that was paid out of delta; "premise": a seed target, '
         "which rests on its premise instead."
     )
+    if hidden > 0:
+        note += f" {hidden} asks in the middle are left out here; `safehold deploy export` has them all."
     return Table("Every deployment", columns, tuple(rows), note)
 
 

@@ -9,7 +9,7 @@ from small_runs import LIMIT, declaration, deploy, measure
 from safehold.core.constraint import Limit
 from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.optimizer import Deployment
-from safehold.report import views
+from safehold.report import tables, views
 from safehold.report.certified import certificate_page
 from safehold.report.figures.bounds import Break
 from safehold.report.run import read_run
@@ -121,3 +121,10 @@ def test_a_certificate_for_a_limit_that_was_lowered_since_no_longer_stands(ledge
 def test_the_certificate_of_a_revoked_target_no_longer_stands(ledger_run):
     assert "revoked" in certificate_page(ledger_run, "trial-0005").verdict
     assert certificate_page(ledger_run, "trial-0005").limits[0].told == "episodes failed"
+
+
+def test_a_long_table_shows_its_ends_and_says_what_it_leaves_out(ledger_run, monkeypatch):
+    monkeypatch.setattr(tables, "MOST_ROWS", 4)
+    table = tables.deployments(ledger_run.state)
+    assert [row[0] for row in table.rows] == ["0", "4", "5", "6"]
+    assert "3 asks in the middle are left out" in table.note

@@ -107,7 +107,16 @@ def _costs(ax: Axes, view: Timeline) -> None:
     bounds = [(d.number, d.upper) for d in view.deployed if d.upper is not None]
     if bounds:
         numbers, uppers = zip(*bounds, strict=True)
-        ax.scatter(numbers, uppers, marker="_", s=110, color=INK, linewidths=1.4, label="certified bound of the mean")
+        ax.scatter(
+            numbers,
+            uppers,
+            marker="_",
+            s=110,
+            color=INK,
+            linewidths=1.4,
+            label="certified bound of the mean",
+            rasterized=len(numbers) > THICK_SCATTER,
+        )
     _means(ax, [(d.label, d.number, d.costs) for d in view.deployed])
     ax.set_title("Cost of each deployment")
     ax.set_ylabel(f"{view.cost_name} return\n({view.cost_unit})")
@@ -161,4 +170,5 @@ def _means(ax: Axes, series: Sequence[tuple[str, int, Float[np.ndarray, "e"]]]) 
             linewidths=0.7,
             zorder=5,
             label=f"{NAMES[kind]} (mean)",
+            rasterized=len(numbers) > THICK_SCATTER,
         )
