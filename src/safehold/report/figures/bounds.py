@@ -192,8 +192,9 @@ def _panel(ax: Axes, shown: CostBounds) -> None:
 
 def _limit_steps(ax: Axes, numbers: np.ndarray, limits: np.ndarray) -> None:
     """The limit as it was at every ask; what is over it tinted."""
-    edges = np.append(numbers - 0.5, numbers[-1] + 1.5)
-    heights = np.append(limits, limits[-1])
+    changed = np.append(True, np.diff(limits) != 0)
+    edges = np.append(numbers[changed] - 0.5, numbers[-1] + 1.5)
+    heights = np.append(limits[changed], limits[-1])
     edges[0] -= 1.0
     top = ax.get_ylim()[1]
     ax.fill_between(edges, heights, top, step="post", color=OVER_LIMIT, linewidth=0, zorder=0)

@@ -13,6 +13,7 @@ from safehold.report.figures.palette import (
     OURS,
     REWARD,
     SEED,
+    THICK_SCATTER,
     house_style,
     log_axis,
     new_figure,
@@ -90,6 +91,7 @@ def _panel(ax: Axes, evidence: Sequence[Evidence]) -> None:
             marker="o" if len(heights) < 60 else "",
             markersize=3,
             label=inert(shown.limit, 40),
+            rasterized=len(heights) > THICK_SCATTER,
         )
     ax.axhline(needed, color=NAIVE, linewidth=1.2, linestyle=(0, (5, 3)), label="alarm")
     ax.axhline(1.0, color=INK, linewidth=0.8)

@@ -162,7 +162,7 @@ def svg(figure: Figure, name: str) -> str:
     buffer = io.StringIO()
     with house_style(), mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(
-            buffer, format="svg", dpi=130, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+            buffer, format="svg", dpi=80, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
         )
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

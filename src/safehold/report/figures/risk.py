@@ -134,8 +134,9 @@ def _total(ax: Axes, view: Spending) -> None:
     edges = np.append(edges - 0.5, edges[-1] + 0.5)
     spent = [*view.spent, view.spent[-1]]
     ax.axhline(view.budget, color=INK, linewidth=1.2, linestyle=(0, (5, 3)), label="certificate's share of delta")
-    ax.step(edges, spent, where="post", color=OURS, linewidth=1.6, label="spent so far")
-    ax.fill_between(edges, spent, step="post", color=OURS, alpha=0.15, linewidth=0)
+    many = len(spent) > THICK_SCATTER
+    ax.step(edges, spent, where="post", color=OURS, linewidth=1.6, label="spent so far", rasterized=many)
+    ax.fill_between(edges, spent, step="post", color=OURS, alpha=0.15, linewidth=0, rasterized=many)
     ax.set_ylim(0, max(view.budget, spent[-1]) * 1.15)
     ax.set_xlim(edges[0], edges[-1])
     ax.set_ylabel("probability")
@@ -148,7 +149,14 @@ def _each(ax: Axes, view: Spending) -> None:
     many = len(view.charges) > THICK_SCATTER
     caps = [(c.number, c.cap) for c in view.charges if c.cap is not None]
     if caps:
-        ax.plot(*zip(*caps, strict=True), color=INK, linewidth=1.0, drawstyle="steps-mid", label="most an ask may cost")
+        ax.plot(
+            *zip(*caps, strict=True),
+            color=INK,
+            linewidth=1.0,
+            drawstyle="steps-mid",
+            label="most an ask may cost",
+            rasterized=many,
+        )
     floor = SMALLEST_RISK
     for paid, mark, colour, label in ((True, "o", OURS, "charged"), (False, "v", DATA, "free")):
         mine = [c for c in view.charges if (c.charge > 0) == paid]

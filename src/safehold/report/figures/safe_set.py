@@ -34,6 +34,7 @@ from safehold.report.figures.plane import (
 )
 from safehold.report.plain_text import inert
 
+_MANY = 30  # marks of one kind in one panel from which they are drawn as an image
 FRONTIER = "highest certified reward"
 
 Grounds = Literal["premise", "bound", "paid"]
@@ -207,7 +208,16 @@ def _mark(ax: Axes, targets: Sequence[Target], label: str) -> None:
     mark, colour = MARKS[label]
     across, up = zip(*(place(target) for target in targets), strict=True)
     ax.scatter(
-        across, up, marker=mark, s=20, color=colour, edgecolors="white", linewidths=0.6, label=NAMES[label], zorder=6
+        across,
+        up,
+        marker=mark,
+        s=20,
+        color=colour,
+        edgecolors="white",
+        linewidths=0.6,
+        label=NAMES[label],
+        zorder=6,
+        rasterized=len(targets) > _MANY,
     )
 
 

@@ -170,5 +170,5 @@ def _means(ax: Axes, series: Sequence[tuple[str, int, Float[np.ndarray, "e"]]]) 
             linewidths=0.7,
             zorder=5,
             label=f"{NAMES[kind]} (mean)",
-            rasterized=len(numbers) > THICK_SCATTER,
+            rasterized=len(told) > THICK_SCATTER,
         )
