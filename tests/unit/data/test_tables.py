@@ -54,14 +54,19 @@ def rows_of(dataset: OfflineDataset, *, last_seen: bool = True) -> dict[str, lis
     return table
 
 
-@pytest.mark.parametrize("kind", FORMATS)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6), seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=15, deadline=None)
-def test_a_table_reads_back_to_the_dataset_it_was_written_from(tmp_path_factory, kind, lengths, seed) -> None:
-    dataset = dataset_of(lengths, seed)
-    path = save(tmp_path_factory.mktemp("table") / f"flights.{kind}", rows_of(dataset))
-    reading = read_with_findings(path, spec=SPEC, columns=SPEED)
-    assert reading.layout == kind
+def test_a_table_reads_back_to_the_dataset_it_was_written_from(tmp_path_factory, lengths, seed) -> None:
+    assert_reads_back(tmp_path_factory.mktemp("table") / "flights.csv", dataset_of(lengths, seed))
+
+
+def test_a_parquet_table_reads_back_to_the_dataset_it_was_written_from(tmp_path: Path) -> None:
+    assert_reads_back(tmp_path / "flights.parquet", dataset_of([3, 1, 4, 1]))
+
+
+def assert_reads_back(path: Path, dataset: OfflineDataset) -> None:
+    reading = read_with_findings(save(path, rows_of(dataset)), spec=SPEC, columns=SPEED)
+    assert reading.layout == path.suffix[1:]
     assert reading.findings == ()
     for name in ("observations", "actions", "rewards", "costs", "offsets", "terminated"):
         np.testing.assert_array_equal(getattr(reading.dataset, name), getattr(dataset, name))
@@ -140,61 +145,64 @@ def table_of(**changes: list | None) -> dict[str, list]:
     return {name: values for name, values in {**table, **changes}.items() if values is not None}
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize(
-    ("table", "columns", "message"),
-    [
-        (table_of(cost=None), Columns(), r"no column 'cost' for cost 'cost'; the table has episode"),
-        (table_of(), Columns(costs={"heat": "cots"}), r"no column 'cots' for cost 'heat'; did you mean 'cost'\?"),
-        (table_of(), Columns(reward="rewards"), r"no column 'rewards' for reward; did you mean 'reward'\?"),
-        (table_of(), Columns(observations=("pose_*",)), "no column begins with 'pose_' for observations"),
-        (
-            table_of(),
-            Columns(observations=("observation_*", "observation_0")),
-            "names the column 'observation_0' twice",
-        ),
-        (table_of(), Columns(episode="flight"), "no column 'flight' for episode"),
-        (table_of(), Columns(terminated="done"), "no column 'done' for terminated"),
-        (table_of(episode=[1, 2, 1, 2]), Columns(), "row 2 belongs to episode '1' again"),
-        (table_of(step=[0, 2, 0, 1]), Columns(), "goes from 0 to 2 in rows 0 and 1, inside an episode"),
-        (table_of(step=[1, 0, 0, 1]), Columns(), "goes from 1 to 0 in rows 0 and 1"),
-        (table_of(step=[0, None, 0, 1]), Columns(), "column 'step' says nothing in row 1"),
-        (table_of(cost=[0, -1.0, 0, 0]), Columns(), r"costs\[1, 0\] \(cost\) = -1.0 is negative"),
-        (table_of(cost=[-1, -1, -1, -2]), Columns(), "rewards and costs are swapped"),
-        (table_of(cost=[0, 0.5, 0, 0]), Columns(binary_costs=("cost",)), "declared to be 0 or 1"),
-        (table_of(cost=[0, None, 0, 0]), Columns(), "column 'cost' says nothing in row 1 .* is no zero"),
-        (table_of(reward=[1, 1, 1, float("nan")]), Columns(), r"reward\[3\] is nan"),
-        (table_of(observation_0=[0, float("inf"), 0, 0]), Columns(), r"observation_0\[1\] is inf"),
-        (table_of(observation_0=[0, 1e39, 0, 0]), Columns(), r"observation_0\[1\] is 1e\+39"),
-        (table_of(terminated=[1, 0, 0, 0]), Columns(), r"row 0 is an end \(terminated, truncated\), and its episode"),
-        (table_of(terminated=[0, 2, 0, 0]), Columns(), r"terminated\[1\] is 2.0 .*expected 0 or 1"),
-        (table_of(terminated=[0, None, 0, 0]), Columns(), "column 'terminated' says nothing in row 1"),
-        (
-            table_of(action_0=[None, 1, 1, 1], reward=[None, 1, 1, 1], cost=[None, 1, 1, 1]),
-            Columns(),
-            "row 0 has no action, reward and cost, and its episode goes on",
-        ),
-        (
-            table_of(episode=[1, 1, 1, 2], step=None, **{n: [0, 0, 1, None] for n in ("action_0", "reward", "cost")}),
-            Columns(),
-            "row 1 is an end|episode '2' has an observation and no step",
-        ),
-        (table_of(episode=["a", "a", "b", None]), Columns(), "says no episode"),
-        (table_of(action_0=[0, 1, 2, 0.5]), Columns(discrete_actions=3), r"actions\[3\] = 0.5; the task has actions"),
-        (table_of(cost=["0", "one", "0", "0"]), Columns(), "column 'cost'.*(is no number|holds string)"),
-        ({name: [] for name in table_of()}, Columns(), "no rows|holds null"),
-    ],
-)
-def test_what_is_wrong_is_named(tmp_path: Path, kind: str, table, columns: Columns, message: str) -> None:
-    path = save(tmp_path / f"t.{kind}", table)
+WRONG = [
+    (table_of(cost=None), Columns(), r"no column 'cost' for cost 'cost'; the table has episode"),
+    (table_of(), Columns(costs={"heat": "cots"}), r"no column 'cots' for cost 'heat'; did you mean 'cost'\?"),
+    (table_of(), Columns(reward="rewards"), r"no column 'rewards' for reward; did you mean 'reward'\?"),
+    (table_of(), Columns(observations=("pose_*",)), "no column begins with 'pose_' for observations"),
+    (
+        table_of(),
+        Columns(observations=("observation_*", "observation_0")),
+        "names the column 'observation_0' twice",
+    ),
+    (table_of(), Columns(episode="flight"), "no column 'flight' for episode"),
+    (table_of(), Columns(terminated="done"), "no column 'done' for terminated"),
+    (table_of(episode=[1, 2, 1, 2]), Columns(), "row 2 belongs to episode '1' again"),
+    (table_of(step=[0, 2, 0, 1]), Columns(), "goes from 0 to 2 in rows 0 and 1, inside an episode"),
+    (table_of(step=[1, 0, 0, 1]), Columns(), "goes from 1 to 0 in rows 0 and 1"),
+    (table_of(step=[0, None, 0, 1]), Columns(), "column 'step' says nothing in row 1"),
+    (table_of(cost=[0, -1.0, 0, 0]), Columns(), r"costs\[1, 0\] \(cost\) = -1.0 is negative"),
+    (table_of(cost=[-1, -1, -1, -2]), Columns(), "rewards and costs are swapped"),
+    (table_of(cost=[0, 0.5, 0, 0]), Columns(binary_costs=("cost",)), "declared to be 0 or 1"),
+    (table_of(cost=[0, None, 0, 0]), Columns(), "column 'cost' says nothing in row 1 .* is no zero"),
+    (table_of(reward=[1, 1, 1, float("nan")]), Columns(), r"reward\[3\] is nan"),
+    (table_of(observation_0=[0, float("inf"), 0, 0]), Columns(), r"observation_0\[1\] is inf"),
+    (table_of(observation_0=[0, 1e39, 0, 0]), Columns(), r"observation_0\[1\] is 1e\+39"),
+    (table_of(terminated=[1, 0, 0, 0]), Columns(), r"row 0 is an end \(terminated, truncated\), and its episode"),
+    (table_of(terminated=[0, 2, 0, 0]), Columns(), r"terminated\[1\] is 2.0 .*expected 0 or 1"),
+    (table_of(terminated=[0, None, 0, 0]), Columns(), "column 'terminated' says nothing in row 1"),
+    (
+        table_of(action_0=[None, 1, 1, 1], reward=[None, 1, 1, 1], cost=[None, 1, 1, 1]),
+        Columns(),
+        "row 0 has no action, reward and cost, and its episode goes on",
+    ),
+    (
+        table_of(episode=[1, 1, 1, 2], step=None, **{n: [0, 0, 1, None] for n in ("action_0", "reward", "cost")}),
+        Columns(),
+        "row 1 is an end|episode '2' has an observation and no step",
+    ),
+    (table_of(episode=["a", "a", "b", None]), Columns(), "says no episode"),
+    (table_of(action_0=[0, 1, 2, 0.5]), Columns(discrete_actions=3), r"actions\[3\] = 0.5; the task has actions"),
+    (table_of(cost=["0", "one", "0", "0"]), Columns(), "column 'cost'.*(is no number|holds string)"),
+    ({name: [] for name in table_of()}, Columns(), "no rows|holds null"),
+]
+
+
+@pytest.mark.parametrize(("table", "columns", "message"), WRONG)
+def test_what_is_wrong_is_named(tmp_path: Path, table, columns: Columns, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        read_any(path, columns=columns)
+        read_any(save(tmp_path / "t.csv", table), columns=columns)
 
 
-@pytest.mark.parametrize("kind", FORMATS)
-def test_odd_ends_are_said(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(("table", "columns", "message"), [*WRONG[7:18:5], *WRONG[-2:]])
+def test_what_is_wrong_in_a_parquet_table_is_named(tmp_path: Path, table, columns: Columns, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_any(save(tmp_path / "t.parquet", table), columns=columns)
+
+
+def test_odd_ends_are_said(tmp_path: Path) -> None:
     def codes(**changes: list | None) -> set[str]:
-        findings = read_with_findings(save(tmp_path / f"t.{kind}", table_of(**changes))).findings
+        findings = read_with_findings(save(tmp_path / "t.csv", table_of(**changes))).findings
         return {f.code for f in findings} - {"task-derived", "last-observation-repeated"}
 
     assert codes() == set()
@@ -300,37 +308,55 @@ def test_other_delimiters_marks_of_order_and_empty_lines(tmp_path: Path) -> None
 # Parquet ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "values",
-    [
-        pa.array([[0.0], [1.0], [0.0], [0.0]]),
-        pa.array([{"a": 1}] * 4),
-        pa.array(["0", "1", "0", "0"]),
-        pa.array(["0", "1", "0", "0"]).dictionary_encode(),
-        pa.array([b"0"] * 4),
-        pa.array([0, 1, 0, 0], pa.timestamp("ms")),
-        pa.array([0, 1, 0, 0], pa.decimal128(5, 2)),
-        pa.array([None] * 4),
-        pa.array([0, 1, 0, 0], pa.duration("s")),
-    ],
-    ids=lambda values: str(values.type)[:12],
-)
-def test_parquet_columns_that_are_no_numbers_are_refused(tmp_path: Path, values: pa.Array) -> None:
-    parquet.write_table(pa.table({**table_of(), "cost": values}), tmp_path / "t.parquet")
-    with pytest.raises(DataError, match=r"column 'cost' holds .*expected numbers"):
-        read_any(tmp_path / "t.parquet")
-    parquet.write_table(pa.table({**table_of(), "episode": values}), tmp_path / "e.parquet")
-    if not isinstance(values, pa.StringArray):
-        with pytest.raises(DataError, match=r"column 'episode' holds .*expected whole numbers or text"):
-            read_any(tmp_path / "e.parquet")
+def test_parquet_columns_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    odd = {
+        "lists": pa.array([[0.0], [1.0], [0.0], [0.0]]),
+        "structures": pa.array([{"a": 1}] * 4),
+        "text": pa.array(["0", "1", "0", "0"]),
+        "dictionary": pa.array(["0", "1", "0", "0"]).dictionary_encode(),
+        "bytes": pa.array([b"0"] * 4),
+        "times": pa.array([0, 1, 0, 0], pa.timestamp("ms")),
+        "decimals": pa.array([0, 1, 0, 0], pa.decimal128(5, 2)),
+        "nothing": pa.array([None] * 4),
+        "spans": pa.array([0, 1, 0, 0], pa.duration("s")),
+    }
+    parquet.write_table(pa.table({**table_of(), **odd}), tmp_path / "t.parquet")
+    with parquet_table.opened_parquet(tmp_path / "t.parquet") as table:
+        for name in odd:
+            with pytest.raises(DataError, match=rf"column '{name}' holds .*expected numbers"):
+                table.read((name,), "episode")
+            if name != "text":
+                with pytest.raises(DataError, match=rf"column '{name}' holds .*expected whole numbers or text"):
+                    table.read(("cost",), name)
 
 
-@pytest.mark.parametrize("kind", [pa.int8(), pa.uint64(), pa.float16(), pa.float32(), pa.bool_()])
-def test_every_kind_of_number_comes_in_exactly(tmp_path: Path, kind: pa.DataType) -> None:
-    values = pa.array(np.array([0, 1, 0, 0], dtype=np.float16), pa.float16()) if kind == pa.float16() else None
-    values = pa.array([0, 1, 0, 0]).cast(kind) if values is None else values
-    parquet.write_table(pa.table({**table_of(), "cost": values}), tmp_path / "t.parquet")
-    np.testing.assert_array_equal(read_any(tmp_path / "t.parquet").costs[:, 0], [0, 1, 0, 0])
+def test_every_kind_of_number_comes_in_exactly(tmp_path: Path) -> None:
+    kinds = [pa.int8(), pa.uint16(), pa.uint64(), pa.float32(), pa.bool_()]
+    odd = {str(kind): pa.array([0, 1, 0, 0]).cast(kind) for kind in kinds}
+    odd["halffloat"] = pa.array(np.array([0, 1, 0, 0], dtype=np.float16))
+    parquet.write_table(pa.table({**table_of(), **odd}), tmp_path / "t.parquet")
+    with parquet_table.opened_parquet(tmp_path / "t.parquet") as table:
+        rows = table.read(tuple(odd), "episode")
+    for name in odd:
+        np.testing.assert_array_equal(rows.values[name], [0, 1, 0, 0])
+
+
+def test_a_file_over_which_pyarrow_breaks_down_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "t.parquet", table_of())
+    for program, error, message in (
+        ("import os; os.abort()", DataError, "pyarrow broke down over this file"),
+        ("while True: pass", DataError, "pyarrow broke down over this file"),
+        ('import sys; sys.stdin.readline(); print(\'{"error": "memory"}\')', ResourceError, "no memory for what"),
+    ):
+        child = tmp_path / "child.py"
+        child.write_text(f"import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 1)); {program}")
+        monkeypatch.setattr(parquet_table, "_CHILD", child)
+        if "while" in program:
+            child.write_text(
+                "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (1, 1))\nwhile True:\n    pass\n"
+            )
+        with pytest.raises(error, match=message):
+            read_any(path)
 
 
 def test_whole_numbers_that_a_float_cannot_hold_are_refused(tmp_path: Path) -> None:
