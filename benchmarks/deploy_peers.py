@@ -292,12 +292,12 @@ class Bench:
                 sys.exit(f"{contender.name}, run {number}: {error}; see {self._log(contender)}")
         process.close()
 
-    def make_clock(self, contender: Contender) -> None:
+    def make_clock(self, contender: Contender, sides: Sequence[int]) -> None:
         """The readings that are still to be made."""
         command = self.command(contender)
         notebook = self._notebook(contender, "clock")
         done = {part["side"] for part in notebook.parts()}
-        for side in CLOCK_SIDES:
+        for side in sides:
             if command is not None and side not in done:
                 print(f"clock: {contender.name}, {side} x {side}", flush=True)
                 for reading in list(clock(command, side, self._log(contender), self._commit)):
@@ -429,6 +429,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=[c.name for c in CONTENDERS], help="these methods alone")
     parser.add_argument("--runs", type=int, help="at most so many runs of every method, to try things out")
     parser.add_argument("--part", nargs="+", choices=["runs", "clock", "report"], default=["runs", "clock", "report"])
+    parser.add_argument("--sides", nargs="+", type=int, choices=CLOCK_SIDES, default=CLOCK_SIDES, help="of the clock")
     parser.add_argument("--kept", type=Path, default=ROOT / "runs" / "deploy-peers", help="finished parts")
     parser.add_argument("--results", type=Path, default=ROOT / "docs" / "results" / "deploy-peers")
     options = parser.parse_args()
@@ -444,7 +445,7 @@ def main() -> None:
                 bench.make_runs(contender, geometry)
     if "clock" in options.part:
         for contender in contenders:
-            bench.make_clock(contender)
+            bench.make_clock(contender, options.sides)
     if "report" in options.part:
         report(bench, contenders, skipped, options.results)
 
