@@ -147,11 +147,13 @@ class HeuristicStanding:
         return self
 
     def verdict(self, evidence: Evidence) -> RuleVerdict:
-        """By the present bound."""
-        bands = {
-            name: ConfidenceBand(belief.process.lower(2.0), belief.process.upper(2.0))
-            for name, belief in evidence.costs.items()
-        }
+        """By the present bound; nothing before the first measurement."""
+        bands = {}
+        for name, belief in evidence.costs.items():
+            upper = belief.process.upper(2.0)
+            if evidence.rounds == 0:
+                upper = np.full_like(upper, np.inf)
+            bands[name] = ConfidenceBand(belief.process.lower(2.0), upper)
         return band_verdict(
             Heuristic.kind,
             evidence,
