@@ -2,7 +2,8 @@
 
     python reproductions/misspecification.py [--minutes 30] [--blocks runs/misspecification.jsonl] [--out docs/results]
 
-Written down before the study was run; all of it is reported:
+Written down before the runs that are reported, after trial runs; the dial's geometry was changed twice before that,
+because the first was too easy (everything was closed) and the second, a tilt of it, uneven. All of it is reported:
 
 * One run: a dial of 13 x 13 targets over the unit square, 20 asks of 20 episodes, delta = 0.05, acquisition staged.
   The base truth is a Gaussian process (sd 30, squared-exponential, length-scales 0.3) around a cost that rises from 130
@@ -351,7 +352,7 @@ def page(record: Mapping[str, object], tallies: Mapping[tuple[str, str], Tally])
         "# What happens where the model is wrong",
         "",
         f"`{record['command']}` (safehold {__version__}, commit {record['commit']}, seed {SEED}). The script says what",
-        f"was fixed beforehand. Share of runs with an unsafe target, delta = {DELTA:g}; 95 % Clopper-Pearson intervals",
+        f"was fixed, and when. Share of runs with an unsafe target, delta = {DELTA:g}; 95 % Clopper-Pearson intervals",
         "in brackets; then the share of unsafe asks, and how much was gained of what there was to gain in reward.",
         "",
         "| truth | runs | " + " | ".join(TUNERS) + " | gate on the default |",
