@@ -281,7 +281,7 @@ def _print_explanation(asked: Asked, trial: Trial, output: Output) -> None:
     why = {
         "seed": "the first ask is always a seed target",
         "explore": "its outcome is uncertain and could certify more targets",
-        "maximise": "of all certified targets it promises the highest reward",
+        "maximise": f"of all certified targets its reward could be the highest, up to {asked.reward.upper:.4g}",
     }[asked.phase]
     output.say(f"{trial.id} asked for target {target_words(asked.target)}: {why}.")
     print_bounds(asked, output)

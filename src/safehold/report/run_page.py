@@ -209,10 +209,9 @@ def _deployments(run: RunView) -> list[Section]:
             cost_unit=run.unit(limit.name),
             limit=limit.value,
         )
-        caption = (
-            "Each column of dots is one deployment; its mean decides. Dashes are the bound that was certified before "
-            "it ran. Tinted: over the limit."
-        )
+        caption = "Each column of dots is one deployment; its mean decides. Tinted: over the limit."
+        if any(deployed.upper is not None for deployed in view.deployed):
+            caption += " Dashes are the bound that was certified before it ran."
         pictures.append(Picture(f"timeline{number}", timeline.draw(view), caption))
     return [Section(title="Every deployment", pictures=tuple(pictures), tables=(tables.deployments(state),))]
 

@@ -1,5 +1,4 @@
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -303,15 +302,12 @@ def test_hostile_names_of_run_task_and_labels_are_inert(tmp_path):
     assert "\u202e" not in text
 
 
-def test_a_long_run_renders_quickly_and_stays_small(tmp_path):
+def test_the_page_of_a_long_run_stays_small(tmp_path):
     with Deployment.create(tmp_path, declaration(horizon=30)) as deployment:
         for number in range(30):
             trial = deployment.ask()
             deployment.tell(trial.id, measure(trial.target, number, episodes=400))
-    begun = time.monotonic()
-    text = run_page(read_run(tmp_path))
-    assert time.monotonic() - begun < 20  # seconds; takes 2 on an idle machine
-    assert len(text) < 500_000
+    assert len(run_page(read_run(tmp_path))) < 500_000
 
 
 def test_words_of_targets_and_shares():
