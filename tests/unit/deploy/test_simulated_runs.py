@@ -56,11 +56,12 @@ def dial(delta=0.2, horizon=20, size=12, kernel=SquaredExponential, dial_error=2
     )
 
 
-def test_with_a_right_model_runs_with_an_unsafe_target_are_no_more_than_delta():
-    """Fails if 200 runs would show this many violations with a chance under 1 % at a true rate of delta."""
-    result = study(dial(delta=0.05), runs=200, seed=0)
+@pytest.mark.parametrize("runs", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_with_a_right_model_runs_with_an_unsafe_target_are_no_more_than_delta(runs):
+    """Fails if so many runs would show this many violations with a chance under 1 % at a true rate of delta."""
+    result = study(dial(delta=0.05), runs=runs, seed=0)
     assert binom.sf(result.violating - 1, result.runs, result.delta) >= 0.01
-    assert result.held["Exhausted"] >= 195  # a monitor alarms falsely in about 1 of 100 runs
+    assert result.held["Exhausted"] >= 0.95 * runs  # a monitor alarms falsely in about 1 of 100 runs
 
 
 def test_it_closes_most_of_the_gap_to_the_best_safe_target():

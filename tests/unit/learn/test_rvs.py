@@ -76,7 +76,7 @@ class TestContract(LearnerContract):
 
 def test_the_policy_obeys_both_dials(logged: Callable[[int], OfflineDataset], drive: object) -> None:
     data = logged(200)
-    config = PRESETS["small"].model_copy(update={"hidden": (64, 64), "steps": 1500, "batch_size": 256})
+    config = PRESETS["small"].model_copy(update={"hidden": (64, 64), "steps": 800, "batch_size": 256})
     made = RvSLearner(data.spec, Scales.fit(data, config.to_go_features), config, 0)
     fit(OfflineRun(made, windows(data, config, 1), np.random.default_rng(0)), steps=config.steps)
     family = made.policy()

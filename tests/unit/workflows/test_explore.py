@@ -28,6 +28,7 @@ def config(**changed: object) -> ExploreConfig:
     return ExploreConfig.model_validate(settings | changed)
 
 
+@pytest.mark.slow
 def test_learns_to_cross_within_the_limit_and_through_the_hazard_without_one():
     limited, reckless = (explore(config(limit=limit)).snapshots[-1].evaluations for limit in (2.0, None))
     for evaluation in limited:  # without noise, and with it
