@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -25,11 +25,22 @@ class Block(nn.Module):
         self.perceptron_in = nn.Linear(width, 4 * width)
         self.perceptron_out = nn.Linear(4 * width, width)
 
-    def forward(self, x: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
-        """One block; a token sees itself and those before it."""
+    def forward(
+        self, x: Float[Tensor, "B S d"], wanted: Int[Tensor, "w"] | None = None
+    ) -> Float[Tensor, "B S d"] | Float[Tensor, "B w d"]:
+        """One block; a token sees itself and those before it. The features of the `wanted` tokens, None: of all."""
         query, key, value = self.split_heads(self.query_key_value(self.attention_norm(x)))
+        seen = None
+        if wanted is not None:
+            seen = wanted[:, None] >= torch.arange(x.shape[1])
+            x, query = x[:, wanted], query[:, :, wanted]
         attended = scaled_dot_product_attention(
-            query, key, value, is_causal=True, dropout_p=self.dropout if self.training else 0.0
+            query,
+            key,
+            value,
+            attn_mask=seen,
+            is_causal=seen is None,
+            dropout_p=self.dropout if self.training else 0.0,
         )
         return self.finish(x, attended)
 
@@ -61,11 +72,17 @@ class CausalTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Float[Tensor, "B S d"]) -> Float[Tensor, "B S d"]:
-        """The feature of every token, from the tokens up to it."""
-        for block in self.blocks:
+    def forward(
+        self, tokens: Float[Tensor, "B S d"], wanted: Int[Tensor, "w"] | None = None
+    ) -> Float[Tensor, "B S d"] | Float[Tensor, "B w d"]:
+        """The feature of every wanted token, None: of all, from the tokens up to it.
+
+        The last block works for the wanted tokens only: half of them saves about a fifth of two layers.
+        """
+        *before, last = self.blocks
+        for block in before:
             tokens = block(tokens)
-        return self.norm(tokens)
+        return self.norm(last(tokens, wanted))
 
 
 def initialise(module: nn.Module) -> None:

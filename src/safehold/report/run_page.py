@@ -172,8 +172,9 @@ def _comparison(run: RunView) -> tuple[str, ...]:
     for label, name in (("final", "Tuned target"), ("naive", "Naive target"), ("bc_safe", "Cloned from safe episodes")):
         found = run.evaluation(label)
         if found is not None:
+            what = name if found.target is None else f"{name} {target_text(found.target)}"
             lines.append(
-                f"{name} {target_text(found.target)}: reward {mean_interval(found.rewards)}, "
+                f"{what}: reward {mean_interval(found.rewards)}, "
                 f"cost {mean_interval(found.costs)} over {len(found.rewards)} episodes."
             )
     return tuple(lines)

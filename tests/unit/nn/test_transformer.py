@@ -55,6 +55,14 @@ def test_equals_the_equations_written_out() -> None:
 
 
 @settings(max_examples=20, deadline=None)
+@given(wanted=st.lists(st.integers(0, 8), min_size=1, max_size=9, unique=True), layers=st.integers(1, 3))
+def test_wanted_tokens_have_the_features_that_all_would_have(wanted: list[int], layers: int) -> None:
+    made, x = transformer(layers=layers), tokens(2, 9, 16)
+    some = made(x, torch.tensor(wanted))
+    torch.testing.assert_close(some, made(x)[:, wanted], atol=1e-5, rtol=1e-5)
+
+
+@settings(max_examples=20, deadline=None)
 @given(place=st.integers(0, 8), layers=st.integers(1, 3))
 def test_later_tokens_change_nothing_before_them(place: int, layers: int) -> None:
     made, x = transformer(layers=layers), tokens(2, 9, 16)

@@ -128,14 +128,17 @@ class CDTNetwork(nn.Module):
             ],
             dim=2,
         )  # (B, K, tokens a step, d)
-        features = self.transformer(self.dropout(self.placed(tokens, inputs.steps)).flatten(1, 2))
-        features = features.reshape(tokens.shape)
+        # heads sit on the last two tokens of a step, so the last block need not answer for the others
+        rows, context, per_step, width = tokens.shape
+        wanted = torch.arange(context * per_step).reshape(context, per_step)[:, -2:].flatten()
+        features = self.transformer(self.dropout(self.placed(tokens, inputs.steps)).flatten(1, 2), wanted)
+        seen, acted = features.reshape(rows, context, 2, width).unbind(2)
         # unlike OSRL's, the standard deviation is kept between e^-5 and e^2
         return Predictions(
-            self.action_mean(features[:, :, -2]),
-            self.action_log_sd(features[:, :, -2]).clamp(-5.0, 2.0),
-            self.cost(features[:, :, -1]),
-            self.next_observation(features[:, :, -1]),
+            self.action_mean(seen),
+            self.action_log_sd(seen).clamp(-5.0, 2.0),
+            self.cost(acted),
+            self.next_observation(acted),
         )
 
     def to_go_tokens(self, inputs: Inputs) -> list[Float[Tensor, "B K d"]]:
