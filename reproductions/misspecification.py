@@ -202,9 +202,11 @@ class Tally:
             setattr(self, name, getattr(self, name) + value)
 
 
-def declared(tuner: str, row: Row) -> Declaration:
-    """What a tuner declares in a row."""
-    space = TargetSpace({"reward": tuple(np.linspace(0.0, 1.0, SIZE)), "cost": tuple(np.linspace(0.0, 1.0, SIZE))})
+def declared(tuner: str, row: Row, size: int = SIZE, asks: int = ASKS) -> Declaration:
+    """What a tuner declares in a row; `size`: values an axis, 12 n + 1 of them."""
+    space = TargetSpace({axis: tuple(np.linspace(0.0, 1.0, size)) for axis in ("reward", "cost")})
+    finer = (size - 1) // (SIZE - 1)
+    seeds = [space.target(int(np.ravel_multi_index((finer * i, finer * j), space.shape))) for i, j in SEED_PLACES]
     limits = (Limit("cost", LIMIT),)
     scatter = NOISE if row.scatter is None else row.scatter * SIGNAL * math.sqrt(row.episodes)
     everywhere = np.ones(len(space), dtype=np.bool_)
@@ -232,9 +234,9 @@ def declared(tuner: str, row: Row) -> Declaration:
         prior=prior,
         limits=limits,
         caps={"cost": CAP},
-        seed_targets=tuple(space.target(int(np.ravel_multi_index(place, space.shape))) for place in SEED_PLACES),
+        seed_targets=tuple(seeds),
         delta=DELTA,
-        horizon=ASKS,
+        horizon=asks,
         rules=(rules[tuner],),
         settings=Settings(exploration_width=0.05, episodes_per_ask=row.episodes),
     )

@@ -9,9 +9,12 @@ about all of the gap, on the second, a tilt of it, 5 to 47 %. All of it is repor
   target to the best safe target, and 80 % of the gap to the best reachable one, over all runs on a reference surface
   together; and more of it than the paper's rule at equal delta. Reachable: what the default's model would certify, at
   the price of the first ask, had it measured every target it certifies without noise, until nothing is added.
-* Reference surfaces: the dial and the base truth of the study of wrong models. Drawn, a new Gaussian process every run
-  (reward and cost); and three fixed ones: as expected, a cost that rises 40 % less, and a cost that waves by 20 along
-  the reward axis while the reward saturates.
+* Reference surfaces: the base truth of the study of wrong models. Drawn, a new Gaussian process every run (reward and
+  cost), on a dial of 25 x 25, with 20 asks and with 40, and on that study's 13 x 13; and three fixed ones on 13 x 13:
+  as expected, a cost that rises 40 % less, and one that waves by 20 along the reward axis while the reward saturates.
+  (The finer dial came in after 500 runs on the coarse one, where the default had missed the bars with 42 and 53 %, and
+  trials of 20 drawn worlds, in which it did better on the finer: on a coarse dial every step outwards is rounded down
+  to a cell of a twelfth of the range. `deploy run` declares 41 x 31.)
 * Measured surfaces: mean reward and cost of a trained policy (`safehold demo --seed 0`) at 9 x 7 targets, 10 episodes
   each, kept in docs/results/measured-surface.json and interpolated linearly to the 41 x 31 dial that `safehold deploy
   run` declares from the log that the policy was trained on; its declaration, limit 20, delta 0.05, as it stands. Noise:
@@ -58,9 +61,12 @@ from safehold.workflows.deploy import DeployConfig
 
 SEED, DELTA, BLOCK = 20260106, 0.05, 50
 RUNS = {"drawn": 200, "fixed": 50, "measured": 20}
+FINE = 25
 GATE_RUNS, MIXTURE_GATE_RUNS = 5000, 2000
 MEASURED = Path("docs/results/measured-surface.json")
 FIXED = ("as expected", "cost rises 40 % less", "cost waves, reward saturates")
+DRAWN = {"drawn": (FINE, 20), "drawn, 40 asks": (FINE, 40), "drawn, coarse dial": (misspecification.SIZE, 20)}
+"""Surfaces drawn every run: values of a dial axis, and asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +104,10 @@ class Tally:
 
 def rows() -> list[Row]:
     """All of them."""
-    acquisitions = sorted(ACQUISITIONS)
-    found = [Row("drawn", "drawn", tuner, a) for tuner in ("default", "ledger, right model") for a in acquisitions]
-    found += [Row("drawn", "drawn", "paper", a) for a in ("staged", "reward_ucb")]
+    acquisitions, found = sorted(ACQUISITIONS), []
+    for surface in DRAWN:
+        found += [Row("drawn", surface, tuner, a) for tuner in ("default", "ledger, right model") for a in acquisitions]
+        found += [Row("drawn", surface, "paper", a) for a in ("staged", "reward_ucb")]
     for kind, surfaces in (("fixed", FIXED), ("measured", tuple(measured_names()))):
         for surface in surfaces:
             found += [Row(kind, surface, "default", a) for a in acquisitions] + [Row(kind, surface, "paper", "staged")]
@@ -118,7 +125,8 @@ def declared(row: Row) -> Declaration:
         declaration = declared_from_log(row)
     else:
         plain_row = misspecification.Row(NOTHING)
-        declaration = misspecification.declared("default" if row.tuner == "default" else "paper", plain_row)
+        tuner = "default" if row.tuner == "default" else "paper"
+        declaration = misspecification.declared(tuner, plain_row, *DRAWN.get(row.surface, ()))
         if row.tuner == "ledger, right model":
             declaration = replace(declaration, rules=(RiskLedger(),))
     return replace(declaration, settings=replace(declaration.settings, acquisition=row.acquisition))
@@ -304,7 +312,8 @@ def page(record: Mapping[str, object], tallies: Mapping[str, Tally], gates: Mapp
         "# Reward that is gained, safely",
         "",
         f"`{record['command']}` (safehold {__version__}, commit {record['commit']}, seed {SEED}). The script says what",
-        f"was fixed, and when. delta = {DELTA:g}, 20 asks of 20 episodes; 95 % Clopper-Pearson intervals in brackets.",
+        f"was fixed, and when. delta = {DELTA:g}, 20 asks of 20 episodes if not said; 95 % intervals (Clopper-Pearson) in",
+        "brackets.",
         "",
         "| surface | tuner | acquisition | runs | of the gap to the best safe target | to the best reachable one "
         "| mean regret | runs with an unsafe target |",
