@@ -312,8 +312,8 @@ def page(record: Mapping[str, object], tallies: Mapping[str, Tally], gates: Mapp
         "# Reward that is gained, safely",
         "",
         f"`{record['command']}` (safehold {__version__}, commit {record['commit']}, seed {SEED}). The script says what",
-        f"was fixed, and when. delta = {DELTA:g}, 20 asks of 20 episodes if not said; 95 % intervals (Clopper-Pearson) in",
-        "brackets.",
+        f"was fixed, and when. delta = {DELTA:g}, 20 asks of 20 episodes if not said; 95 % Clopper-Pearson intervals",
+        "in brackets.",
         "",
         "| surface | tuner | acquisition | runs | of the gap to the best safe target | to the best reachable one "
         "| mean regret | runs with an unsafe target |",
