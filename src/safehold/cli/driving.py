@@ -71,6 +71,8 @@ class DriveArguments(InitArguments):
     """Go on with the deployment in OUT."""
     by: Name | None = None
     """Name of the operator at this terminal, who is asked about each trial under --approve."""
+    fallback_batches: Annotated[int, Field(ge=0)] = 0
+    """After an alarm that leaves nothing but the fallback, go on at it for so many batches of episodes."""
 
 
 def run(arguments: DriveArguments, output: Output) -> int:
@@ -107,6 +109,7 @@ def run(arguments: DriveArguments, output: Output) -> int:
             on_told=told,
             decide=decide if arguments.oversight.approve else None,
             guard=guard,
+            fallback_batches=arguments.fallback_batches,
         )
         now = deployment.status()
     output.result(to_plain(now))

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from safehold.core.certificate import Trial
 from safehold.core.config import Config
 from safehold.core.constraint import Constraint, Limit, MaximumCost, SumCost
-from safehold.core.errors import DataError, Exhausted, IntegrityError, NoSeed, UsageError
+from safehold.core.errors import Alarm, DataError, Exhausted, IntegrityError, NoSeed, UsageError
 from safehold.core.measurement import Measurement
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
@@ -21,6 +21,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.data.summary import support
 from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.certificates.risk_ledger import RiskLedger
+from safehold.deploy.choose import fallback
 from safehold.deploy.declaration import NOISE_SHARE, Declaration, Settings, Shares
 from safehold.deploy.declaration import SeedRule as SeedBasis
 from safehold.deploy.guard import Guard
@@ -32,12 +33,15 @@ from safehold.deploy.stages import by_parts
 from safehold.deploy.steps import awaiting
 from safehold.deploy.watch import Monitors
 from safehold.envs import registry
-from safehold.ledger.events import Started
+from safehold.ledger.events import Observed, Started
 from safehold.ledger.run import RunDirectory
 from safehold.rollout.episodes import rollout
 
 SEED_BATCH = 10
 """Episodes of a seed target between two looks at its evidence; the test allows a look at any time."""
+
+FALLBACK = "fallback after an alarm"
+"""How the source of what the runner observed at the fallback begins."""
 
 
 class DeployConfig(Config):
@@ -219,12 +223,14 @@ def drive(
     on_told: Callable[[Trial, Measurement], None] | None = None,
     decide: Callable[[Trial], Decision] | None = None,
     guard: GuardPlan | None = None,
+    fallback_batches: int = 0,
 ) -> None:
     """Asks, runs and tells until the declared asks are spent; goes on where an earlier process stopped.
 
     The reset seeds of a trial's episodes follow from its number alone, so a trial that was interrupted runs again
     on the same episodes, and the ledger ends up as that of an unbroken run. `decide` is asked about trials that need
-    approval; without it the run holds at the first of them.
+    approval; without it the run holds at the first of them. After an alarm that leaves nothing but the fallback, up to
+    `fallback_batches` batches run at it, as long as it stays one, before the alarm is raised.
 
     Raises:
         SafetyHold: as `Deployment.ask` does, `Exhausted` excepted: that is the planned end.
@@ -239,7 +245,14 @@ def drive(
             f"the policy has the dial {family.target_names}, the deployment was declared for {declaration.space.names}"
         )
     with deployment.run.runner_lock():
-        while (trial := _next_trial(deployment)) is not None:
+        while True:
+            try:
+                trial = _next_trial(deployment)
+            except Alarm:
+                _fall_back(deployment, env_id, family, fallback_batches, streams=streams, workers=workers, guard=guard)
+                raise
+            if trial is None:
+                return
             if decide is not None and awaiting(deployment.state, trial.id):
                 decision = decide(trial)
                 if not decision.approved:
@@ -270,6 +283,38 @@ def drive(
                 raise
             if on_told is not None:
                 on_told(told, measurement)
+
+
+def _fall_back(
+    deployment: Deployment,
+    env_id: str,
+    family: PolicyFamily,
+    batches: int,
+    *,
+    streams: Streams,
+    workers: int,
+    guard: GuardPlan | None,
+) -> None:
+    """Runs the fallback target, a batch as large as an ask's at a time, each observed before the next.
+
+    Ends when so many batches are in the ledger, or no fallback is left: what is observed at a seed target is watched
+    too, and leads to the level at which nothing runs. No certificate is claimed for these episodes. A batch whose
+    process died runs again on the same reset seeds.
+    """
+    declaration, cost_names = deployment.state.declaration, registry.spec(env_id).cost_names
+    size = declaration.settings.episodes_per_ask
+    ran = sum(isinstance(event, Observed) and event.source.startswith(FALLBACK) for event in deployment.events())
+    for number in range(ran, batches):
+        state = deployment.state
+        target = fallback(state, state.verdict()) if state.level == "seed" and state.stopped is None else None
+        if target is None:
+            return
+        policy = family.at(target)
+        policy = policy if guard is None else guard.around(policy, target, declaration, cost_names)
+        seeds = streams.episode_seeds("deployment/fallback", number * size, size)
+        rolled = rollout(env_id, policy, seeds, rng_seed=streams.integer("deployment/policy"), workers=workers)
+        source = f"{FALLBACK}, batch {number}: {env_id}, {size} episodes from reset seed {seeds[0]} on"
+        deployment.observe(target, Measurement.of(rolled, folds(declaration.limits), cost_names), source=source)
 
 
 def verify_seed(

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from safehold.core.certificate import TrialState
-from safehold.core.errors import NoCertifiedTarget, NoSeed, Unapproved, UsageError
+from safehold.core.errors import Alarm, NoCertifiedTarget, NoSeed, Unapproved, UsageError
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.verify import verify
 from safehold.envs.toy import dial
-from safehold.ledger.events import Approved, Asked, Rejected, SeedTested, Shadowed, Told
+from safehold.ledger.events import Approved, Asked, Observed, Rejected, SeedTested, Shadowed, Told
 from safehold.rollout.episodes import Job, rollouts
 from safehold.workflows.deploy import (
     Decision,
@@ -49,9 +49,9 @@ def log():
     return OfflineDataset.of([episode for of_job in done for episode in of_job], dial.TASK.spec)
 
 
-def declared(log, path, **oversight):
+def declared(log, path, config=CONFIG, **oversight):
     same = {"dataset": "log", "policy": "weights", "task": "toy/Dial", "seed": 0}
-    return open_or_create(path, plan(log, CONFIG, Oversight(**oversight)), **same)
+    return open_or_create(path, plan(log, config, Oversight(**oversight)), **same)
 
 
 def go(deployment, **how):
@@ -203,3 +203,51 @@ def test_another_declaration_of_oversight_is_another_deployment(log, tmp_path):
     with pytest.raises(UsageError, match="other data, seed or settings"):
         declared(log, tmp_path / "run")
     assert dataclasses.asdict(plan(log, CONFIG).declaration.settings)["approval"] is False
+
+
+LONG = CONFIG.model_copy(update={"episodes_per_ask": 30})
+"""Enough of an unsafe target for the costs' monitor to be sure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Worn(dial.DialFamily):
+    """Obeys at some targets; costs far too much at all others."""
+
+    obeyed: tuple = ()
+
+    def at(self, target):
+        return FAMILY.at(target) if target in self.obeyed else dial.Constant(reward=1.0, cost=4.0)
+
+
+def test_after_an_alarm_the_fallback_runs_and_is_observed_batch_by_batch(log, tmp_path):
+    with declared(log, tmp_path / "run", LONG) as deployment:
+        worn = Worn(deployment.state.declaration.seed_targets)
+
+        def run(batches):
+            with pytest.raises(Alarm, match="The fallback is the seed target"):
+                drive(deployment, "toy/Dial", worn, streams=Streams(0), fallback_batches=batches)
+
+        run(0)
+        told = len(events(deployment, Told))
+        assert deployment.state.level == "seed"
+        assert events(deployment, Observed) == []
+        run(2)
+        run(3)  # goes on where the two batches ended
+        observed = events(deployment, Observed)
+        assert len(observed) == 3
+        assert len({event.source for event in observed}) == 3
+        assert all(event.target in worn.obeyed and len(event.rewards) == 30 for event in observed)
+        assert len(events(deployment, Told)) == told
+    assert verify(tmp_path / "run") == []
+
+
+def test_a_fallback_that_turns_out_unsafe_runs_no_further(log, tmp_path):
+    with declared(log, tmp_path / "run", LONG) as deployment:
+        worn = Worn(deployment.state.declaration.seed_targets)
+        with pytest.raises(Alarm):
+            drive(deployment, "toy/Dial", worn, streams=Streams(0))
+        with pytest.raises(Alarm):
+            drive(deployment, "toy/Dial", Worn(()), streams=Streams(0), fallback_batches=50)
+        assert 1 <= len(events(deployment, Observed)) < 10
+        assert deployment.state.level in ("seed", "stop")
+        assert "No fallback is left" in deployment.status().reason
