@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 
 from safehold.core.episode import returns_to_go
 from safehold.core.errors import DataError, UsageError
+from safehold.data.augment import Augmentation
 from safehold.data.dataset import OfflineDataset
 
 Batch_co = TypeVar("Batch_co", covariant=True)
@@ -80,6 +81,8 @@ class TransitionSampler:
 class SequenceSampler:
     """Windows of `context` steps: an episode by `weights` (uniform by default), then its first step uniformly.
 
+    The A episodes of an augmentation come after the logged ones, and `weights` has one entry for each of both.
+
     [CDT, arXiv 2302.07351; padding on the right, as in OSRL]
     """
 
@@ -88,13 +91,19 @@ class SequenceSampler:
         dataset: OfflineDataset,
         batch_size: int,
         context: int,
-        weights: Float[np.ndarray, "E"] | None = None,
+        weights: Float[np.ndarray, "E_plus_A"] | None = None,
+        augmentation: Augmentation | None = None,
     ) -> None:
         _check_positive("batch_size", batch_size)
         _check_positive("context", context)
         self._dataset = dataset
         self._batch_size = batch_size
-        self._cumulative = _cumulative(np.ones(len(dataset)) if weights is None else weights, len(dataset))
+        further = augmentation or Augmentation.none(dataset.costs.shape[1])
+        self._episodes = np.concatenate([np.arange(len(dataset)), further.episodes])
+        self._more_reward = np.concatenate([np.zeros(len(dataset)), further.reward])
+        self._more_costs = np.concatenate([np.zeros((len(dataset), dataset.costs.shape[1])), further.costs])
+        count = len(self._episodes)
+        self._cumulative = _cumulative(np.ones(count) if weights is None else weights, count)
         self._window = np.arange(context)
         self.reward_to_go, self.cost_to_go = to_go(dataset)
 
@@ -102,7 +111,8 @@ class SequenceSampler:
         """One batch of windows."""
         data = self._dataset
         # a probability below 1 never passes the last entry, which is 1
-        episodes = np.searchsorted(self._cumulative, rng.random(self._batch_size), side="right")
+        drawn = np.searchsorted(self._cumulative, rng.random(self._batch_size), side="right")
+        episodes = self._episodes[drawn]
         lengths = data.lengths[episodes]
         first = rng.integers(lengths)
         steps = first[:, None] + self._window  # (B, K), in the episode
@@ -115,8 +125,8 @@ class SequenceSampler:
             actions=_masked(data.actions[flat], mask),
             costs=_masked(data.costs[flat], mask),
             next_observations=_masked(data.observations[rows + 1], mask),
-            reward_to_go=_masked(self.reward_to_go[flat], mask),
-            cost_to_go=_masked(self.cost_to_go[flat], mask),
+            reward_to_go=_masked(self.reward_to_go[flat] + self._more_reward[drawn, None], mask),
+            cost_to_go=_masked(self.cost_to_go[flat] + self._more_costs[drawn, None], mask),
             steps=steps,
             mask=mask,
         )

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from torch import nn
 
 from safehold.core.config import Config
@@ -21,6 +21,7 @@ from safehold.core.errors import DataError, UsageError
 from safehold.core.policy import Actor
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
+from safehold.data.augment import Augmentation, beyond_frontier
 from safehold.data.batches import SequenceBatch, SequenceSampler, even_weights, low_cost_weights
 from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
@@ -42,6 +43,17 @@ class DialConfig(Config):
     """For "low_cost": the weight of the costliest episode, as a share of that of a free one."""
     sampling_bins: PositiveInt = 10
     """For "even": parts that the range of each return is cut into."""
+    augmentation: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Further episodes with returns above the logged frontier, as a share of the logged ones; OSRL takes 0.2. A target
+    beyond what was ever obtained is a promise that the data cannot keep: none by default."""
+    frontier_degree: NonNegativeInt = 1
+    """Degree of the polynomial R(C) that is fitted to the frontier."""
+    frontier_margin: NonNegativeFloat = 1.0
+    """Least distance of a new reward return from the frontier, in reward units."""
+    frontier_top: float | None = None
+    """Largest new reward return; the best logged one if not said."""
+    frontier_slack: NonNegativeFloat = 100.0
+    """By how much the reward return of an episode that stands in for another one may be smaller."""
     batch_size: PositiveInt = 2048
     """Windows in a batch."""
     steps: PositiveInt = 100_000
@@ -54,15 +66,42 @@ class DialConfig(Config):
         return self
 
 
-def windows(dataset: OfflineDataset, config: DialConfig, context: int) -> SequenceSampler:
-    """The windows of `context` steps that a configuration asks for."""
-    weights = None
+def augmented(dataset: OfflineDataset, config: DialConfig, rng: np.random.Generator) -> Augmentation:
+    """The further episodes that a configuration asks for.
+
+    Raises:
+        UsageError: if the task has several costs, or the log no frontier.
+    """
+    names = dataset.spec.cost_names
+    if config.augmentation == 0.0:
+        return Augmentation.none(len(names))
+    if len(names) != 1:
+        raise UsageError(f"augmentation knows the frontier of one cost, the log has {names}; set augmentation to 0")
+    return beyond_frontier(
+        dataset.reward_returns,
+        dataset.cost_returns[:, 0],
+        share=config.augmentation,
+        degree=config.frontier_degree,
+        margin=config.frontier_margin,
+        top=float(dataset.reward_returns.max()) if config.frontier_top is None else config.frontier_top,
+        slack=config.frontier_slack,
+        rng=rng,
+    )
+
+
+def windows(
+    dataset: OfflineDataset, config: DialConfig, context: int, augmentation: Augmentation | None = None
+) -> SequenceSampler:
+    """The windows of `context` steps that a configuration asks for; augmented episodes weigh by their new returns."""
+    rewards, costs, weights = dataset.reward_returns, dataset.cost_returns, None
+    if augmentation is not None:
+        rewards = np.concatenate([rewards, rewards[augmentation.episodes] + augmentation.reward])
+        costs = np.concatenate([costs, costs[augmentation.episodes] + augmentation.costs])
     if config.sampling == "low_cost":
-        weights = low_cost_weights(dataset.cost_returns, config.sampling_floor)
+        weights = low_cost_weights(costs, config.sampling_floor)
     elif config.sampling == "even":
-        returns = np.column_stack([dataset.reward_returns, dataset.cost_returns])
-        weights = even_weights(returns, config.sampling_bins)
-    return SequenceSampler(dataset, config.batch_size, context, weights)
+        weights = even_weights(np.column_stack([rewards, costs]), config.sampling_bins)
+    return SequenceSampler(dataset, config.batch_size, context, weights, augmentation)
 
 
 ConfigOf = TypeVar("ConfigOf", bound=DialConfig)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Float32, Int
 
 from safehold.core.errors import DataError, UsageError
 from safehold.core.spec import Box, TaskSpec
+from safehold.data.augment import Augmentation
 from safehold.data.batches import to_go
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
@@ -90,10 +91,18 @@ class Scales:
     largest_costs: Float[np.ndarray, "k"]
 
     @staticmethod
-    def fit(dataset: OfflineDataset, features: tuple[Feature, ...]) -> "Scales":
-        """Scales of a dataset."""
+    def fit(
+        dataset: OfflineDataset, features: tuple[Feature, ...], augmentation: Augmentation | None = None
+    ) -> "Scales":
+        """Scales of a dataset, and of the episodes that augment it."""
         rewards, costs = to_go(dataset)
         steps = np.arange(dataset.n_steps) - np.repeat(dataset.offsets[:-1], dataset.lengths)
+        if augmentation is not None and len(augmentation):
+            again = np.concatenate([np.arange(*dataset.offsets[i : i + 2]) for i in augmentation.episodes])
+            lengths = dataset.lengths[augmentation.episodes]
+            rewards = np.concatenate([rewards, rewards[again] + np.repeat(augmentation.reward, lengths)])
+            costs = np.concatenate([costs, costs[again] + np.repeat(augmentation.costs, lengths, axis=0)])
+            steps = np.concatenate([steps, steps[again]])
         horizon = dataset.spec.horizon
         largest = dataset.costs.max(axis=0)
         return Scales(
