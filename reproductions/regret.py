@@ -24,7 +24,7 @@ about all of the gap, on the second, a tilt of it, 5 to 47 %. All of it is repor
 * The gate of the acquisition "goal", before it may be the default: 5000 runs of the calibration study's key dial (known
   model, delta = 0.05, one limit, batch 1), of which the share with an unsafe target must not be above delta by the
   one-sided 99 % lower bound of Clopper and Pearson. The same with the default prior: 2000 runs on its own worlds.
-* 200 runs a row on drawn surfaces, 50 on fixed ones, 20 on measured ones. Run i of a row depends on (seed 20260106, the
+* 100 runs a row on drawn surfaces, 50 on fixed ones, 20 on measured ones. Run i of a row depends on (seed 20260106, the
   row's name, i) alone: tuners meet the same worlds. Blocks of runs are appended to a file, and a second call goes on
   where the first stopped.
 """
@@ -60,7 +60,7 @@ from safehold.ledger.events import unpack_mask
 from safehold.workflows.deploy import DeployConfig
 
 SEED, DELTA, BLOCK = 20260106, 0.05, 50
-RUNS = {"drawn": 200, "fixed": 50, "measured": 20}
+RUNS = {"drawn": 100, "fixed": 50, "measured": 20}
 FINE = 25
 GATE_RUNS, MIXTURE_GATE_RUNS = 5000, 2000
 MEASURED = Path("docs/results/measured-surface.json")
@@ -105,9 +105,11 @@ class Tally:
 def rows() -> list[Row]:
     """All of them."""
     acquisitions, found = sorted(ACQUISITIONS), []
-    for surface in DRAWN:
+    for surface in ("drawn", "drawn, coarse dial"):
         found += [Row("drawn", surface, tuner, a) for tuner in ("default", "ledger, right model") for a in acquisitions]
         found += [Row("drawn", surface, "paper", a) for a in ("staged", "reward_ucb")]
+    found += [Row("drawn", "drawn, 40 asks", "default", a) for a in ("reward_ucb", "staged")]
+    found.append(Row("drawn", "drawn, 40 asks", "paper", "staged"))
     for kind, surfaces in (("fixed", FIXED), ("measured", tuple(measured_names()))):
         for surface in surfaces:
             found += [Row(kind, surface, "default", a) for a in acquisitions] + [Row(kind, surface, "paper", "staged")]
