@@ -32,7 +32,7 @@ class TrainArguments(Arguments):
     seed: Seed = 0
     """Seed of weights and batches."""
     preset: str = "small"
-    """Where the settings below start from: "small" (minutes) or "published"."""
+    """Where the settings below start from: "small" (minutes), "published", or for cdt "osrl"."""
     settings: Path | None = None
     """TOML file of settings; it goes above the preset and below the flags."""
     checkpoint_every: PositiveInt = 1000

@@ -20,8 +20,7 @@ from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
 from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy, rvs
-from safehold.learn.offline.dial import augmented, windows
-from safehold.learn.offline.scales import Scales
+from safehold.learn.offline.dial import augmented, scales_of, windows
 
 OfflineConfig = bc.BCConfig | cdt_network.CDTConfig | rvs.RvSConfig
 """The configurations of the offline methods."""
@@ -173,14 +172,15 @@ def _build_cdt(
     dataset: OfflineDataset, config: cdt_network.CDTConfig, seed: int
 ) -> tuple[Learner[Any, Any], Sampler[Any]]:
     more = augmented(dataset, config, Streams(seed)["augmentation"])
-    learner = cdt.CDTLearner(dataset.spec, Scales.fit(dataset, config.to_go_features, more), config, seed)
+    learner = cdt.CDTLearner(dataset.spec, scales_of(dataset, config, more), config, seed)
     return learner, windows(dataset, config, config.context, more)
 
 
 def _build_rvs(dataset: OfflineDataset, config: rvs.RvSConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
     more = augmented(dataset, config, Streams(seed)["augmentation"])
-    scales = Scales.fit(dataset, config.to_go_features, more)
-    return rvs.RvSLearner(dataset.spec, scales, config, seed), windows(dataset, config, 1, more)
+    return rvs.RvSLearner(dataset.spec, scales_of(dataset, config, more), config, seed), windows(
+        dataset, config, 1, more
+    )
 
 
 METHODS: Mapping[str, _Method] = {

@@ -1,14 +1,21 @@
 """Our decision transformer beside OSRL's: the same answers with the same weights, the same losses but for units."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from safehold.cli.settings import from_file
 from safehold.core.spec import Box, TaskSpec
-from safehold.learn.offline.cdt import action_losses, cost_cross_entropy, squared_error
+from safehold.data.augment import Augmentation
+from safehold.data.dataset import OfflineDataset
+from safehold.learn.offline.cdt import PRESETS, action_losses, cost_cross_entropy, squared_error
 from safehold.learn.offline.cdt_network import CDTConfig, CDTNetwork, Inputs
+from safehold.learn.offline.dial import scales_of, windows
+from safehold.learn.offline.scales import Scales
 from safehold.nn.distributions import DiagonalGaussian
 
 FILE = Path("tests/data/osrl-cdt.npz")
@@ -103,6 +110,10 @@ def test_the_same_batch_gives_the_same_losses_but_for_units(theirs):
         assert float(action) / entries == pytest.approx(float(found["loss/act_loss"]), abs=1e-5)
         assert float(entropy) / entries == pytest.approx(float(found["loss/ent"]), abs=1e-5)
         assert float(temperature) == pytest.approx(float(alpha) * (float(entropy) + entries), abs=1e-5)
+        # the preset "osrl" takes means as well
+        action, temperature, entropy = action_losses(gaussian, inputs.actions[every], torch.log(alpha), per_entry=True)
+        assert float(action) == pytest.approx(float(found["loss/act_loss"]), abs=1e-5)
+        assert float(temperature) == pytest.approx(float(alpha) * (float(found["loss/ent"]) + entries), abs=1e-5)
     else:
         action = squared_error(answered.action_mean, inputs.actions, every)
         assert float(action) == pytest.approx(float(found["loss/act_loss"]), abs=1e-5)
@@ -114,3 +125,41 @@ def test_the_same_batch_gives_the_same_losses_but_for_units(theirs):
     seen = torch.cat([inputs.observations[:, 1:], inputs.observations[:, -1:]], dim=1)
     observation = squared_error(answered.next_observations, seen, before_last)
     assert float(observation) == pytest.approx(float(found["loss/state_loss"]), abs=1e-5)
+
+
+def log_of_forty():
+    rng = np.random.default_rng(0)
+    return OfflineDataset(
+        spec=SPEC,
+        observations=rng.normal(size=(40 * 21, 5)).astype(np.float32),
+        actions=rng.uniform(-1, 1, size=(800, 2)).astype(np.float32),
+        rewards=rng.normal(size=800),
+        costs=rng.uniform(0.5, 1.0, size=(800, 1)),
+        offsets=np.arange(0, 801, 20),
+        terminated=np.zeros(40, dtype=np.bool_),
+    )
+
+
+def test_the_preset_scales_and_samples_as_osrl_does():
+    config = PRESETS["osrl"]
+    dataset = log_of_forty()
+    scales = scales_of(dataset, config, Augmentation.none(1))
+    rewards, costs = np.array([[3.0]]), np.array([[[7.0]]])
+    reward, cost = scales.to_go(rewards, costs, np.array([[0]]))
+    assert reward.item() == pytest.approx(0.3)
+    assert cost.item() == pytest.approx(-(50.0 - 7.0))
+    np.testing.assert_array_equal(scales.observations.apply(dataset.observations), dataset.observations)
+    again = Scales.of_json(json.loads(json.dumps(scales.to_json())), dataset.spec, config.to_go_features)
+    assert again.to_go(rewards, costs, np.array([[0]]))[1].item() == cost.item()
+    dear = replace(dataset, costs=dataset.costs * np.where(np.repeat(np.arange(40), 20) < 20, 100.0, 1.0)[:, None])
+    batch = windows(dear, config, 1).sample(np.random.default_rng(0))
+    drawn = {tuple(action) for action in batch.actions[:, 0].tolist()}
+    assert (dear.cost_returns[:20] > 70).all()
+    assert drawn <= {tuple(action) for action in dear.actions[400:].tolist()}
+
+
+@pytest.mark.parametrize("path", sorted(Path("presets/osrl").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_settings_of_every_task_fit_the_preset(path):
+    config = from_file(PRESETS["osrl"], path)
+    assert config.augmentation == 0.2
+    assert config.frontier_top is not None

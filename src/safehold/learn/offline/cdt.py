@@ -30,6 +30,7 @@ from safehold.nn.tensors import to_tensor
 
 PRESETS: Mapping[str, CDTConfig] = {
     "published": CDTConfig(),
+    "osrl": CDTConfig(scaling="osrl", sampling="osrl", entropy="entry", augmentation=0.2),
     "small": CDTConfig(
         width=64,
         layers=2,
@@ -47,7 +48,8 @@ PRESETS: Mapping[str, CDTConfig] = {
         gradient_clip=1.0,
     ),
 }
-"""`published`: [PLS, table 4], hours on a GPU; `small`: minutes on two cores."""
+"""`published`: [PLS, table 4], hours on a GPU; `osrl`: the same with OSRL's constants, to compare (a task's own are in
+`presets/osrl`); `small`: minutes on two cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,9 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
     ) -> Losses:
         config, scales, zero = self._config, self._scales, torch.zeros(())
         gaussian = DiagonalGaussian(predicted.action_mean[mask], predicted.action_log_sd[mask])
-        action, temperature, entropy = action_losses(gaussian, inputs.actions[mask], self._network.log_temperature)
+        action, temperature, entropy = action_losses(
+            gaussian, inputs.actions[mask], self._network.log_temperature, per_entry=config.entropy == "entry"
+        )
         if config.head == "deterministic":
             action, temperature = squared_error(predicted.action_mean, inputs.actions, mask), zero
         cost = observation = zero
@@ -150,18 +154,23 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
 
 
 def action_losses(
-    predicted: DiagonalGaussian, actions: Float[Tensor, "n a"], log_temperature: Float[Tensor, ""]
+    predicted: DiagonalGaussian,
+    actions: Float[Tensor, "n a"],
+    log_temperature: Float[Tensor, ""],
+    *,
+    per_entry: bool = False,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
     """Loss of the action head, loss of the temperature, and the entropy H, over n valid steps.
 
     action = -(mean log N(a; mean, sd) + alpha H),   temperature = alpha (H + |A|),   alpha = exp(log_temperature),
 
     where the first moves the network only and the second alpha only: alpha grows while H < -|A|.   [CDT, Sec. 4;
-    Zheng et al., arXiv 2202.05607, Eqs. (4)-(5)] Unlike OSRL, H is the entropy of the whole action (a sum over its
-    entries), as the bound -|A| supposes.
+    Zheng et al., arXiv 2202.05607, Eqs. (4)-(5)] H is the entropy of the whole action (a sum over its entries), as the
+    bound -|A| supposes; `per_entry`, density and H are means over the entries, as in OSRL.
     """
     temperature = torch.exp(log_temperature)
-    entropy, log_density = predicted.entropy().mean(), predicted.log_density(actions).mean()
+    entries = actions.shape[-1] if per_entry else 1
+    entropy, log_density = predicted.entropy().mean() / entries, predicted.log_density(actions).mean() / entries
     action = -(log_density + temperature.detach() * entropy)
     return action, temperature * (entropy.detach() + actions.shape[-1]), entropy
 

@@ -37,6 +37,9 @@ class CDTConfig(DialConfig):
     head: Literal["gaussian", "deterministic"] = "gaussian"
     """What the action head fits: "gaussian" a distribution, by likelihood, with a constraint on its entropy;
     "deterministic" the action, by least squares."""
+    entropy: Literal["action", "entry"] = "action"
+    """What density and entropy are of: "action" the whole action, as the bound on its entropy supposes; "entry" the
+    mean over its entries, as in OSRL."""
     initial_temperature: PositiveFloat = 0.1
     """Weight of the entropy before it is adapted."""
     temperature_learning_rate: PositiveFloat = 1e-4

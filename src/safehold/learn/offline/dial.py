@@ -30,15 +30,20 @@ from safehold.learn.offline.scales import Feature, Scales, box_of
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.nn.randomness import OwnGenerator
 
+OSRL_COST = 70.0
+"""OSRL never draws a logged episode that costs this or more."""
+
 
 class DialConfig(Config):
     """What all such methods are told: how targets enter the network, and which windows of the log are drawn."""
 
     to_go_features: tuple[Feature, ...] = ("value",)
     """How a to-go value enters the network; [CDT] knows "value" alone."""
-    sampling: Literal["uniform", "low_cost", "even"] = "low_cost"
-    """How episodes are drawn: "uniform" all alike; "low_cost" the cheaper the likelier, as OSRL does; "even" so that
-    all regions of the reward-cost plane that the data fills are seen alike."""
+    scaling: Literal["data", "osrl"] = "data"
+    """What observations and to-go values are scaled by: "data" the log's; "osrl" OSRL's constants for every task."""
+    sampling: Literal["uniform", "low_cost", "even", "osrl"] = "low_cost"
+    """How episodes are drawn: "uniform" all alike; "low_cost" the cheaper the likelier, down to a floor; "even" so that
+    all regions of the reward-cost plane that the data fills are seen alike; "osrl" as max(0, 70 - cost)."""
     sampling_floor: float = Field(default=0.05, gt=0.0, le=1.0)
     """For "low_cost": the weight of the costliest episode, as a share of that of a free one."""
     sampling_bins: PositiveInt = 10
@@ -63,7 +68,16 @@ class DialConfig(Config):
     def _features_differ(self) -> "DialConfig":
         if not self.to_go_features or len(set(self.to_go_features)) != len(self.to_go_features):
             raise ValueError("to_go_features must name at least one feature, each once")
+        if self.scaling == "osrl" and self.to_go_features != ("value",):
+            raise ValueError('scaling "osrl" knows the value of a to-go alone; leave to_go_features at it')
         return self
+
+
+def scales_of(dataset: OfflineDataset, config: DialConfig, augmentation: Augmentation) -> Scales:
+    """What observations and to-go values are scaled by."""
+    if config.scaling == "osrl":
+        return Scales.osrl(dataset.spec)
+    return Scales.fit(dataset, config.to_go_features, augmentation)
 
 
 def augmented(dataset: OfflineDataset, config: DialConfig, rng: np.random.Generator) -> Augmentation:
@@ -99,6 +113,8 @@ def windows(
         costs = np.concatenate([costs, costs[augmentation.episodes] + augmentation.costs])
     if config.sampling == "low_cost":
         weights = low_cost_weights(costs, config.sampling_floor)
+    elif config.sampling == "osrl":
+        weights = np.maximum(0.0, OSRL_COST - costs.max(axis=1))
     elif config.sampling == "even":
         weights = even_weights(np.column_stack([rewards, costs]), config.sampling_bins)
     return SequenceSampler(dataset, config.batch_size, context, weights, augmentation)

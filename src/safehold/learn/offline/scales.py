@@ -22,6 +22,9 @@ Feature = Literal["value", "root", "rate"]
 """How a to-go value v enters a network: "value" v itself; "root" sign(v) |v|^(1/2), which tells small values apart;
 "rate" v per step that remains until the horizon."""
 
+_WIDE = 1e30
+"""Finite, for JSON, and beyond every to-go value."""
+
 
 @dataclass(frozen=True)
 class ToGoEncoder:
@@ -110,6 +113,26 @@ class Scales:
             ToGoEncoder.fit(rewards, steps, horizon, features),
             tuple(ToGoEncoder.fit(column, steps, horizon, features) for column in costs.T),
             np.where(largest > 0.0, largest, 1.0),
+        )
+
+    @staticmethod
+    def osrl(spec: TaskSpec) -> "Scales":
+        """OSRL's constants for every task: observations as they are, a tenth of the reward-to-go, cost-to-go less 50.
+
+        OSRL takes 50 less the cost-to-go, which is the same up to the sign of one column of weights.
+        """
+        size, costs = spec.observation_size, len(spec.cost_names)
+        wide = (np.array([-_WIDE]), np.array([_WIDE]))
+
+        def constant(mean: float, std: float) -> ToGoEncoder:
+            normaliser = Normaliser(np.array([mean]), np.array([std]), np.zeros(1, dtype=np.bool_))
+            return ToGoEncoder(("value",), spec.horizon, normaliser, *wide)
+
+        return Scales(
+            Normaliser(np.zeros(size), np.ones(size), np.zeros(size, dtype=np.bool_)),
+            constant(0.0, 10.0),
+            tuple(constant(50.0, 1.0) for _ in range(costs)),
+            np.ones(costs),
         )
 
     def to_go(
