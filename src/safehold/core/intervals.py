@@ -1,6 +1,7 @@
 """Intervals around what was measured: no number is shown without how sure it is."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +46,31 @@ def mean_interval(values: Float[np.ndarray, "n"], level: float = 0.95) -> Interv
         return Interval(estimate=mean, low=math.nan, high=math.nan, level=level, n=n)
     half = float(stdtrit(n - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Interval(estimate=mean, low=mean - half, high=mean + half, level=level, n=n)
+
+
+def bootstrap_interval(
+    groups: Sequence[Float[np.ndarray, "_"]], rng: np.random.Generator, *, level: float = 0.95, draws: int = 2000
+) -> Interval:
+    """Percentile interval of the mean of the groups' means: groups are drawn anew, then the entries of each.
+
+    For episodes of several seeds: a group a seed. A single group cannot tell how seeds differ; its interval is that of
+    its entries alone. `n` counts groups. A value that is not finite makes the whole interval unknown.
+    """
+    _check_level(level)
+    if not groups or any(len(group) == 0 for group in groups):
+        raise UsageError("a bootstrap needs groups with an entry each")
+    estimate = float(np.mean([np.mean(group) for group in groups]))
+    if not all(np.all(np.isfinite(group)) for group in groups):
+        return Interval(estimate=math.nan, low=math.nan, high=math.nan, level=level, n=len(groups))
+    chosen = rng.integers(len(groups), size=(draws, len(groups)))
+    means = np.empty(chosen.shape)
+    for number, group in enumerate(groups):
+        places = chosen == number
+        entries = rng.integers(len(group), size=(int(places.sum()), len(group)))
+        means[places] = group[entries].mean(axis=1)
+    drawn = means.mean(axis=1)
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate=estimate, low=float(low), high=float(high), level=level, n=len(groups))
 
 
 def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:

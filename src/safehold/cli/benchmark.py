@@ -1,0 +1,87 @@
+"""`safehold benchmark`: methods x tasks x seeds from one file, resumable, with a table at the end."""
+
+import tomllib
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from pydantic import Field, ValidationError
+
+from safehold.cli.arguments import Arguments
+from safehold.cli.console import Output
+from safehold.cli.main import Command
+from safehold.cli.narration import Narration
+from safehold.cli.outputs import no_file
+from safehold.cli.threads import one_torch_thread
+from safehold.core.errors import UsageError
+from safehold.report.plain_text import inert
+from safehold.workflows.benchmark import BenchmarkConfig, Cell, run_benchmark, table
+
+TABLE = "table.md"
+"""The scores, beside the runs."""
+
+
+class BenchmarkArguments(Arguments):
+    """Arguments of `benchmark`."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """TOML file: tasks, methods, limits, seeds, episodes (docs/benchmark.md)."""
+    out: Path
+    """Directory of the runs; what is there already is not run again."""
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Runs at a time; the results do not depend on it."""
+
+
+def run(arguments: BenchmarkArguments, output: Output) -> int:
+    """Runs what is missing, writes OUT/table.md and prints it."""
+    config = read_config(arguments.file)
+    no_file(arguments.out)
+    one_torch_thread()
+    with Narration(output) as narration:
+
+        def done(number: int, of: int, cell: Cell) -> None:
+            narration.line(f"{number} of {of}: {cell.place}")
+
+        found = run_benchmark(config, arguments.out, workers=arguments.workers, on_cell=done)
+    (arguments.out / TABLE).write_text(table(found), encoding="utf-8")
+    output.result({"scores": [asdict(score) for score in found]})
+    output.table(
+        f"over {len(config.seeds)} seeds of {config.episodes} episodes",
+        ("task", "limit", "method", "normalised reward", "normalised cost", "seeds above the limit"),
+        [
+            (
+                score.task,
+                f"{score.limit:g}",
+                score.method,
+                str(score.reward),
+                str(score.cost),
+                f"{round(score.unsafe.estimate * score.unsafe.n)} of {score.unsafe.n}",
+            )
+            for score in found
+        ],
+    )
+    output.say(f"{arguments.out / TABLE}")
+    return 0
+
+
+def read_config(path: Path) -> BenchmarkConfig:
+    """What a TOML file asks for; logs are named relative to it.
+
+    Raises:
+        UsageError: if the file cannot be read, is no TOML, or asks for what does not exist.
+    """
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as TOML: {error}") from error
+    try:
+        config = BenchmarkConfig.model_validate(said)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"{path}: {inert(place)}: {problem['msg']}") from error
+    return config.model_copy(update={"logs": {task: path.parent / log for task, log in config.logs.items()}})
+
+
+COMMANDS = {"": Command(BenchmarkArguments, run)}

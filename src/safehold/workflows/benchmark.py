@@ -1,0 +1,332 @@
+"""Methods x tasks x seeds, each run once and kept: resumable, on all cores, and a table with intervals at the end."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+import numpy as np
+from jaxtyping import Float
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from safehold import __version__
+from safehold.core.config import Config
+from safehold.core.errors import DataError, IntegrityError, UsageError
+from safehold.core.intervals import Interval, bootstrap_interval, proportion_interval
+from safehold.core.policy import Policy, PolicyFamily
+from safehold.core.seeding import Streams
+from safehold.core.target import Target
+from safehold.data import hdf5
+from safehold.data.dataset import OfflineDataset
+from safehold.data.frontier import frontier
+from safehold.data.layouts import read_any
+from safehold.workflows.collect import collect
+from safehold.workflows.evaluate import Evaluation, evaluate
+from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
+
+RESULT = "result.json"
+"""What one run leaves: configuration, digests, and the returns of every episode."""
+
+
+class Method(Config):
+    """One contestant."""
+
+    method: Literal["bc", "cdt", "rvs"]
+    """Learner, as in `safehold train`."""
+    preset: str = "small"
+    """Where its settings start from."""
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """Settings above the preset."""
+    safe: bool = False
+    """Clone only episodes that keep the limit (bc): trained anew for every limit."""
+
+    @model_validator(mode="after")
+    def _only_cloning_is_safe(self) -> "Method":
+        if self.safe and self.method != "bc":
+            raise ValueError('safe = true chooses the episodes that are cloned, so it is for method = "bc"')
+        return self
+
+    def config(self, limits: Mapping[str, float]) -> OfflineConfig:
+        """Its settings, for the episodes that keep these limits if it clones safe ones.
+
+        Raises:
+            UsageError: if preset or settings do not exist.
+        """
+        base = preset(self.method, self.preset)
+        said = {**self.settings, **({"limits": dict(limits)} if self.safe else {})}
+        try:
+            return type(base).model_validate({**base.model_dump(), **said})
+        except ValidationError as error:
+            problem = error.errors()[0]
+            place = ".".join(str(part) for part in problem["loc"])
+            raise UsageError(f"settings of method {self.method!r}: {place}: {problem['msg']}") from error
+
+
+class BenchmarkConfig(Config):
+    """What is compared. Every run is told the limit; nothing is chosen by running the environment."""
+
+    tasks: tuple[str, ...] = Field(min_length=1)
+    """Environments (`safehold envs list`)."""
+    methods: dict[str, Method] = Field(min_length=1)
+    """Contestants, by the name they have in the table."""
+    limits: tuple[NonNegativeFloat, ...] = (20.0, 40.0, 80.0)
+    """Cost limits; a dial is asked for (best logged reward at or under the limit, limit)."""
+    seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
+    """Of weights and batches; and of the episodes, which are the same for all methods."""
+    episodes: PositiveInt = 20
+    """Fresh episodes for every run and limit."""
+    log_seed: NonNegativeInt = 0
+    """Of the logs that are collected from the zoo."""
+    logs: dict[str, Path] = Field(default_factory=dict)
+    """Logs of one's own, by task; the others are collected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One run: a method on a task from a seed; `limit` if it is trained for one alone."""
+
+    task: str
+    method: str
+    seed: int
+    limit: float | None
+
+    @property
+    def place(self) -> Path:
+        """Where it lies in the benchmark's directory."""
+        limited = self.method if self.limit is None else f"{self.method}-{self.limit:g}"
+        return Path(self.task.replace("/", "-")) / limited / f"seed-{self.seed}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """A method on a task at a limit, over seeds; intervals by bootstrap over seeds and episodes.
+
+    `reward` is normalised by the extremes of the logged returns, `cost` by the limit (for a limit of 0, both plus 1),
+    as in DSRL; `raw_reward` and `raw_cost` are in the task's units. `unsafe`: the share of seeds whose mean cost is
+    above the limit.
+    """
+
+    task: str
+    method: str
+    limit: float
+    reward: Interval
+    cost: Interval
+    raw_reward: Interval
+    raw_cost: Interval
+    unsafe: Interval
+
+
+def run_benchmark(
+    config: BenchmarkConfig,
+    directory: Path,
+    *,
+    workers: int = 1,
+    on_cell: Callable[[int, int, Cell], None] | None = None,
+) -> list[Score]:
+    """Runs what is missing of a benchmark, and scores it; a second call repeats nothing.
+
+    Raises:
+        UsageError: if a name is unknown, or the directory holds another benchmark's runs.
+        DataError: if a log holds no episode that keeps a limit.
+    """
+    todo = list(cells(config))
+    for method in config.methods.values():
+        method.config({})
+    logs = {task: _log(config, task, directory, workers) for task in config.tasks}
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1)
+        work = (joblib.delayed(run_cell)(config, cell, logs[cell.task], directory) for cell in todo)
+        for number, _ in enumerate(parallel(work), 1):
+            if on_cell is not None:
+                on_cell(number, len(todo), todo[number - 1])
+    return scores(config, directory)
+
+
+def cells(config: BenchmarkConfig) -> Iterator[Cell]:
+    """All runs, seed by seed, so that an interrupted benchmark has whole seeds."""
+    for seed in config.seeds:
+        for task in config.tasks:
+            for name, method in config.methods.items():
+                for limit in config.limits if method.safe else (None,):
+                    yield Cell(task, name, seed, limit)
+
+
+def run_cell(config: BenchmarkConfig, cell: Cell, log: Path, directory: Path) -> None:
+    """Trains one method once and evaluates it; nothing if its result is there already.
+
+    Raises:
+        UsageError: if the result there is of another configuration or log.
+    """
+    place, dataset = directory / cell.place, read_any(log)
+    names = dataset.spec.cost_names
+    limits = config.limits if cell.limit is None else (cell.limit,)
+    method = config.methods[cell.method]
+    settings = method.config({names[0]: cell.limit} if cell.limit is not None else {})
+    identity = {
+        "task": cell.task,
+        "method": method.method,
+        "settings": settings.to_json(),
+        "seed": cell.seed,
+        "log": dataset.digest,
+        "episodes": config.episodes,
+    }
+    if (place / RESULT).exists():
+        kept = read_result(place / RESULT)
+        if {name: kept.get(name) for name in identity} != identity:
+            raise UsageError(f"{place / RESULT} is of another benchmark; choose another directory")
+        if [entry["limit"] for entry in kept["limits"]] == list(limits):
+            return
+    begin = time.monotonic()
+    with training_threads(1):
+        if not (place / "training" / "policy").exists():
+            resume = (place / "training").exists()
+            train(dataset, method.method, settings, place / "training", seed=cell.seed, resume=resume)
+        trained = time.monotonic()
+        policy = load(place / "training" / "policy")
+        found = [(limit, _evaluated(policy, dataset, cell, limit, config.episodes)) for limit in limits]
+    reward = dataset.reward_returns
+    record = {
+        **identity,
+        "safehold": __version__,
+        "cost_name": names[0],
+        "logged_rewards": [float(reward.min()), float(reward.max())],
+        "limits": [{"limit": limit, **evaluation.to_json()} for limit, evaluation in found],
+        "seconds": {"training": trained - begin, "evaluation": time.monotonic() - trained},
+    }
+    _write(place / RESULT, record)
+
+
+def scores(config: BenchmarkConfig, directory: Path) -> list[Score]:
+    """What the results in a directory say, task by task, limit by limit, method by method.
+
+    Raises:
+        DataError: if a result is missing.
+    """
+    found = []
+    for task in config.tasks:
+        for limit in config.limits:
+            for name, method in config.methods.items():
+                runs = [
+                    _of_limit(directory / Cell(task, name, seed, limit if method.safe else None).place / RESULT, limit)
+                    for seed in config.seeds
+                ]
+                found.append(_score(task, name, limit, runs))
+    return found
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """One run's record.
+
+    Raises:
+        DataError: if it is missing.
+        IntegrityError: if it is no such record.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; run the benchmark to its end first") from error
+    except ValueError as error:
+        raise IntegrityError(f"{path} is no result: {error}; delete it to run it again") from error
+    if not isinstance(record, dict) or not isinstance(record.get("limits"), list):
+        raise IntegrityError(f"{path} is no result; delete it to run it again")
+    return record
+
+
+def table(found: Sequence[Score]) -> str:
+    """The scores as Markdown."""
+    lines = [
+        "| task | limit | method | normalised reward | normalised cost | reward | cost | seeds above the limit |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for one in found:
+        share = f"{round(one.unsafe.estimate * one.unsafe.n)} of {one.unsafe.n}"
+        lines.append(
+            f"| {one.task} | {one.limit:g} | {one.method} | {one.reward} | {one.cost} | {one.raw_reward} "
+            f"| {one.raw_cost} | {share} [{one.unsafe.low:.2f}, {one.unsafe.high:.2f}] |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _log(config: BenchmarkConfig, task: str, directory: Path, workers: int) -> Path:
+    """The log of a task: one's own, or collected once."""
+    if task in config.logs:
+        return config.logs[task]
+    path = directory / "logs" / f"{task.replace('/', '-')}-{config.log_seed}.hdf5"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hdf5.write(path, collect(task, seed=config.log_seed, workers=workers))
+    return path
+
+
+def _evaluated(
+    policy: Policy | PolicyFamily, dataset: OfflineDataset, cell: Cell, limit: float, episodes: int
+) -> Evaluation:
+    """Fresh episodes at a limit; all methods meet the same reset seeds."""
+    target: Target | None = None
+    if isinstance(policy, PolicyFamily):
+        target = (frontier(dataset).best_reward(limit), limit)
+        policy = policy.at(target)
+    (found,) = evaluate(
+        cell.task,
+        [(policy, target)],
+        label=cell.method,
+        cost_name=dataset.spec.cost_names[0],
+        streams=Streams(cell.seed),
+        stream=f"benchmark/{limit:g}",
+        episodes=episodes,
+    )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """Episodes of one seed at one limit, and the extremes that normalise their rewards."""
+
+    rewards: Float[np.ndarray, "n"]
+    costs: Float[np.ndarray, "n"]
+    logged: tuple[float, float]
+
+
+def _of_limit(path: Path, limit: float) -> _Run:
+    record = read_result(path)
+    for entry in record["limits"]:
+        if entry.get("limit") == limit:
+            found = Evaluation.from_json(entry)
+            low, high = record["logged_rewards"]
+            return _Run(found.rewards, found.costs, (float(low), float(high)))
+    raise DataError(f"{path} holds no evaluation at the limit {limit:g}; run the benchmark to its end first")
+
+
+def _score(task: str, method: str, limit: float, runs: Sequence[_Run]) -> Score:
+    more = 1.0 if limit == 0.0 else 0.0
+    (low, high), costs = runs[0].logged, [run.costs for run in runs]
+    span = high - low if high > low else 1.0
+
+    def interval(groups: Sequence[Float[np.ndarray, "n"]]) -> Interval:
+        return bootstrap_interval(groups, Streams(0)["bootstrap"])
+
+    return Score(
+        task=task,
+        method=method,
+        limit=limit,
+        reward=interval([(run.rewards - low) / span for run in runs]),
+        cost=interval([(values + more) / (limit + more) for values in costs]),
+        raw_reward=interval([run.rewards for run in runs]),
+        raw_cost=interval(costs),
+        unsafe=proportion_interval(sum(not values.mean() <= limit for values in costs), len(runs)),
+    )
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    """Writes a record whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with open(handle, "w", encoding="utf-8") as file:
+        file.write(json.dumps(record, indent=1, allow_nan=False) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
