@@ -25,6 +25,7 @@ from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
 from safehold.data.frontier import frontier
 from safehold.data.layouts import read_any
+from safehold.learn.checkpoint import load_checkpoint
 from safehold.workflows.collect import collect
 from safehold.workflows.evaluate import Evaluation, evaluate
 from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
@@ -193,6 +194,7 @@ def run_cell(config: BenchmarkConfig, cell: Cell, log: Path, directory: Path) ->
     record = {
         **identity,
         "safehold": __version__,
+        "policy": load_checkpoint(place / "training" / "policy").digest,
         "cost_name": names[0],
         "logged_rewards": [float(reward.min()), float(reward.max())],
         "limits": [{"limit": limit, **evaluation.to_json()} for limit, evaluation in found],
