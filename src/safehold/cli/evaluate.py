@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -20,8 +21,11 @@ from safehold.core.errors import UsageError
 from safehold.core.intervals import mean_interval, proportion_interval
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
+from safehold.data.layouts import read_any
 from safehold.envs import registry
 from safehold.report.words import over_limit, percent
+from safehold.workflows.deploy import DeployConfig
+from safehold.workflows.dial import try_dial
 from safehold.workflows.evaluate import evaluate
 
 
@@ -34,6 +38,8 @@ class EvaluateArguments(Arguments):
     """Environment to run it in (`safehold envs list`)."""
     target: tuple[float, ...] = ()
     """Target to ask a policy with a dial for: the reward return, then each cost return, in environment units."""
+    dial: Path | None = None
+    """Log of the policy: try targets over all that it supports, and say how well the dial is obeyed (needs --limit)."""
     episodes: PositiveInt = 20
     """Fresh episodes."""
     seed: Seed = 0
@@ -59,6 +65,8 @@ def run(arguments: EvaluateArguments, output: Output) -> int:
     if cost not in names:
         raise UsageError(f"--cost {cost}: {arguments.task} has costs {', '.join(names)}")
     one_torch_thread()
+    if arguments.dial is not None:
+        return _dial(arguments, arguments.dial, output)
     target = arguments.target or None
     policy = _at(load_for(arguments.policy, arguments.task).policy, target, arguments.policy)
     done = 0
@@ -99,6 +107,54 @@ def run(arguments: EvaluateArguments, output: Output) -> int:
             f"{over} of {arguments.episodes} episodes cost more than {arguments.limit:g} "
             f"({percent(share.low)} to {percent(share.high)} at 95 % confidence)"
         )
+    return 0
+
+
+def _dial(arguments: EvaluateArguments, log: Path, output: Output) -> int:
+    """Tries the dial of a policy where its log supports it, and prints what speaks against tuning it."""
+    if arguments.limit is None or arguments.target or arguments.out is not None:
+        raise UsageError("--dial tries many targets: give --limit with it, and neither --target nor --out")
+    family = load_for(arguments.policy, arguments.task).policy
+    if not isinstance(family, PolicyFamily):
+        raise UsageError(f"{arguments.policy} has no dial to be tried")
+    with Narration(output) as narration:
+        found, report = try_dial(
+            family,
+            read_any(log),
+            arguments.task,
+            DeployConfig(limit=arguments.limit),
+            streams=Streams(arguments.seed),
+            episodes=arguments.episodes,
+            workers=arguments.workers,
+            on_progress=lambda done, total: narration.progress("episodes", done, total),
+        )
+    output.result({"dial": asdict(report), "targets": [one.to_json() for one in found]})
+    output.table(
+        f"Asked, and obtained over {report.episodes} episodes each",
+        ("asked reward", "asked cost", "obtained reward", "obtained cost"),
+        [
+            (
+                f"{one.target[0]:.5g}",
+                f"{one.target[1]:.4g}",
+                str(mean_interval(one.rewards)),
+                str(mean_interval(one.costs)),
+            )
+            for one in found
+            if one.target is not None
+        ],
+    )
+    facts = [
+        ("rank correlation of the cost", report.rank_cost),
+        ("rank correlation of the reward", report.rank_reward),
+        ("slope of the cost", report.slope),
+        ("dial error near the limit", report.dial_error),
+        ("scatter of single episodes there", report.episode_sd),
+    ]
+    output.table("The dial", ("", "value"), [(name, "-" if v is None else f"{v:.3g}") for name, v in facts])
+    for warning in report.warnings:
+        output.say(f"Careful: {warning}.")
+    if not report.warnings:
+        output.say("Nothing speaks against tuning this dial as `safehold deploy run` would declare it.")
     return 0
 
 

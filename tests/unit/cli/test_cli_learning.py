@@ -292,3 +292,18 @@ def test_demo_never_mixes_with_or_removes_what_is_not_its_own(safehold, tmp_path
         assert ran.code == 2
         assert f"--deploy.limit {limit}: " in ran.err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_dial_is_tried_over_what_its_log_supports(safehold, log, policies):
+    words = ("evaluate", policies / "cdt" / "policy", "--task", TASK, "--dial", log, "--episodes", 2)
+    ran = safehold(*words, "--limit", 5, "--json")
+    assert ran.code == 0
+    found = json.loads(ran.out)
+    assert len(found["targets"]) == found["dial"]["targets"] > 0
+    assert found["dial"]["warnings"]  # ten updates make no dial
+    said = safehold(*words, "--limit", 5)
+    assert "Careful: " in said.out
+    for wrong in ((), ("--limit", 5, "--target", 1, 1), ("--limit", 5, "--out", "x.json")):
+        assert safehold(*words, *wrong).code == 2
+    other = safehold("evaluate", policies / "bc" / "policy", "--task", TASK, "--dial", log, "--limit", 5)
+    assert "no dial" in other.err

@@ -1,0 +1,185 @@
+"""Does a policy follow its dial? Asked before a deployment, which can only tune a dial that is obeyed."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from safehold.core.episode import Episode
+from safehold.core.errors import UsageError
+from safehold.core.policy import PolicyFamily
+from safehold.core.seeding import Streams
+from safehold.data.dataset import OfflineDataset
+from safehold.workflows.deploy import DeployConfig
+from safehold.workflows.evaluate import Evaluation, dial_quality, evaluate
+from safehold.workflows.road import dial_targets
+
+FEWEST_TARGETS = 5
+"""Of fewer targets nothing is said of the dial but this."""
+
+WEAK_COST, WEAK_REWARD = 0.8, 0.5
+"""Rank correlations of asked and obtained under which a dial is called weak."""
+
+SURELY = 2.0
+"""Standard errors by which a mean cost must fall for its fall to count."""
+
+MANY_FALLS = 0.1
+"""Share of neighbouring targets whose cost falls where more is asked, from which that is remarked on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DialReport:
+    """What asked and obtained returns say about a dial, in environment units.
+
+    Over all targets: `rank_cost` and `rank_reward` (Spearman; None where there is none), `slope` of obtained against
+    asked cost (least squares, with an intercept), `falls` of `pairs` neighbouring target costs at one target reward
+    where the obtained cost surely falls. Over targets of the deployment's dial, `near` of them: `dial_error`, the root
+    mean square of obtained mean less asked cost, less what sampling explains; `episode_sd`, of an episode's cost around
+    its target's mean. `warnings`: what speaks against tuning this dial as it would be declared.
+    """
+
+    targets: int
+    near: int
+    episodes: int
+    rank_cost: float | None
+    rank_reward: float | None
+    slope: float | None
+    falls: int
+    pairs: int
+    dial_error: float | None
+    episode_sd: float | None
+    warnings: tuple[str, ...]
+
+
+def try_dial(
+    family: PolicyFamily,
+    dataset: OfflineDataset,
+    env_id: str,
+    config: DeployConfig,
+    *,
+    streams: Streams,
+    episodes: int,
+    workers: int = 1,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[Evaluation], DialReport]:
+    """Fresh episodes at targets over what the log supports, far beyond the limit too, and what they say.
+
+    `on_progress` is called with the episodes done and the episodes in all. They run without any certificate: in a
+    simulator, or where a costly episode does no harm.
+
+    Raises:
+        UsageError: if the log supports no target, or the task has several costs.
+        NoSeed: if the log holds no seed target either; then no deployment could begin.
+    """
+    names = dataset.spec.cost_names
+    if len(names) != 1:
+        raise UsageError(f"a dial is tried over one cost, the log has {names}; keep one")
+    targets = dial_targets(dataset, config)
+    if not targets:
+        raise UsageError("the log supports no target of this dial; log more episodes under the limit, or raise it")
+    done, total = 0, episodes * len(targets)
+
+    def count_one(_: Episode) -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(done, total)
+
+    found = evaluate(
+        env_id,
+        [(family.at(target), target) for target in targets],
+        label="dial",
+        cost_name=names[0],
+        streams=streams,
+        stream="evaluate/dial",
+        episodes=episodes,
+        workers=workers,
+        on_episode=count_one,
+    )
+    return found, judge_dial(found, config)
+
+
+def judge_dial(found: Sequence[Evaluation], config: DeployConfig) -> DialReport:
+    """What evaluations at targets (R, G) of one cost say about the dial, against what a deployment would declare."""
+    asked = np.array([evaluation.target for evaluation in found], dtype=np.float64).reshape(-1, 2)
+    means = np.array([evaluation.costs.mean() for evaluation in found])
+    variances = np.array(
+        [evaluation.costs.var(ddof=1) if len(evaluation.costs) > 1 else np.nan for evaluation in found]
+    )
+    errors = variances / np.array([len(evaluation.costs) for evaluation in found])
+    quality = dial_quality(found)
+    near = asked[:, 1] <= config.cost_span * config.limit
+    falls, pairs = _falls(asked, means, errors)
+    dial_error = episode_sd = None
+    if near.any() and np.isfinite(variances[near]).all():
+        # the square of what is measured overstates the error by the variance of a mean
+        square = float(np.mean((means[near] - asked[near, 1]) ** 2 - errors[near]))
+        dial_error, episode_sd = float(np.sqrt(max(square, 0.0))), float(np.sqrt(variances[near].mean()))
+    report = DialReport(
+        targets=len(found),
+        near=int(near.sum()),
+        episodes=min((len(evaluation.costs) for evaluation in found), default=0),
+        rank_cost=quality.cost,
+        rank_reward=quality.reward,
+        slope=float(np.polyfit(asked[:, 1], means, 1)[0]) if np.ptp(asked[:, 1] if len(asked) else [0.0]) > 0 else None,
+        falls=falls,
+        pairs=pairs,
+        dial_error=dial_error,
+        episode_sd=episode_sd,
+        warnings=(),
+    )
+    return _warned(report, config)
+
+
+def _falls(asked: np.ndarray, means: np.ndarray, errors: np.ndarray) -> tuple[int, int]:
+    """Neighbours in asked cost at one asked reward: how many fall surely, of how many."""
+    falls = pairs = 0
+    for reward in np.unique(asked[:, 0]):
+        row = np.flatnonzero(asked[:, 0] == reward)
+        row = row[np.argsort(asked[row, 1])]
+        drops, spread = means[row][:-1] - means[row][1:], np.sqrt(errors[row][:-1] + errors[row][1:])
+        pairs += len(drops)
+        falls += int(np.sum(drops > SURELY * spread))
+    return falls, pairs
+
+
+def _warned(report: DialReport, config: DeployConfig) -> DialReport:
+    """The same with what speaks against tuning this dial."""
+    said = []
+    if report.targets < FEWEST_TARGETS:
+        said.append(f"the log supports only {report.targets} targets: too few to say whether the dial is obeyed")
+    if report.rank_cost is None or report.rank_cost < WEAK_COST:
+        said.append(
+            f"obtained costs hardly follow what is asked (rank correlation {_number(report.rank_cost)}, at least "
+            f"{WEAK_COST:g} wanted): tuning has no handle; train longer, or on a log with more cheap episodes"
+        )
+    if report.rank_reward is None or report.rank_reward < WEAK_REWARD:
+        said.append(
+            f"obtained rewards hardly follow what is asked (rank correlation {_number(report.rank_reward)}): there is "
+            "little to be gained by tuning"
+        )
+    if report.pairs and report.falls > MANY_FALLS * report.pairs:
+        said.append(f"in {report.falls} of {report.pairs} neighbouring targets more cost is asked and less obtained")
+    declared_error, declared_sd = config.dial_error * config.limit, config.episode_sd * config.limit
+    if report.dial_error is None or not report.dial_error <= declared_error:
+        said.append(
+            f"near the limit obtained costs miss what is asked by {_number(report.dial_error)} (root mean square), "
+            f"more than the dial error of {declared_error:g} that would be declared"
+            f"{_instead('--dial-error', report.dial_error, config)}"
+        )
+    if report.episode_sd is None or not report.episode_sd <= declared_sd:
+        said.append(
+            f"single episodes scatter by {_number(report.episode_sd)} around their target's mean, more than the "
+            f"{declared_sd:g} that would be declared{_instead('--episode-sd', report.episode_sd, config)}"
+        )
+    values = {name: getattr(report, name) for name in DialReport.__slots__}
+    return DialReport(**{**values, "warnings": tuple(said)})
+
+
+def _instead(flag: str, value: float | None, config: DeployConfig) -> str:
+    """What to declare instead, as the share of the limit that the flag takes."""
+    return "" if value is None else f"; declare {flag} {np.ceil(100.0 * value / config.limit) / 100.0:g}"
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3g}"
