@@ -1,6 +1,5 @@
 """`safehold benchmark`: methods x tasks x seeds from one file, resumable, with a table at the end."""
 
-import tomllib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +12,12 @@ from safehold.cli.console import Output
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
 from safehold.cli.outputs import no_file
+from safehold.cli.settings import read_toml
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import UsageError
 from safehold.report.plain_text import inert
 from safehold.workflows.benchmark import BenchmarkConfig, Cell, run_benchmark, table
+from safehold.workflows.files import write_text
 
 TABLE = "table.md"
 """The scores, beside the runs."""
@@ -44,7 +45,7 @@ def run(arguments: BenchmarkArguments, output: Output) -> int:
             narration.line(f"{number} of {of}: {cell.place}")
 
         found = run_benchmark(config, arguments.out, workers=arguments.workers, on_cell=done)
-    (arguments.out / TABLE).write_text(table(found), encoding="utf-8")
+    write_text(arguments.out / TABLE, table(found))
     output.result({"scores": [asdict(score) for score in found]})
     output.table(
         f"over {len(config.seeds)} seeds of {config.episodes} episodes",
@@ -71,10 +72,7 @@ def read_config(path: Path) -> BenchmarkConfig:
     Raises:
         UsageError: if the file cannot be read, is no TOML, or asks for what does not exist.
     """
-    try:
-        said = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read as TOML: {error}") from error
+    said = read_toml(path)
     try:
         config = BenchmarkConfig.model_validate(said)
     except ValidationError as error:

@@ -34,20 +34,29 @@ def from_file(base: C, path: Path) -> C:
     Raises:
         UsageError: if the file cannot be read, is no TOML, or sets an unknown key or an impossible value.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            raise UsageError(f"{path} has more than {_LARGEST} characters; settings are smaller")
-        said = tomllib.loads(text)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UsageError(f"{path} cannot be read as TOML: {error}") from error
+    said = read_toml(path)
     unknown = [key for key in said if key not in type(base).model_fields]
     if unknown:
         raise UsageError(
             f"{path}: there is no setting {inert(unknown[0])!r}.{nearest(unknown[0], type(base).model_fields)}"
         )
     return _validated(base, said, path)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file of settings says.
+
+    Raises:
+        UsageError: if the file cannot be read, is too large, or is no TOML.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise UsageError(f"{path} has more than {_LARGEST} characters; settings are smaller")
+        return tomllib.loads(text)
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"{path} cannot be read as TOML: {error}") from error
 
 
 def _validated(base: C, said: Mapping[str, Any], path: Path) -> C:

@@ -1,8 +1,6 @@
 """Methods x tasks x seeds, each run once and kept: resumable, on all cores, and a table with intervals at the end."""
 
 import json
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +26,7 @@ from safehold.data.layouts import read_any
 from safehold.learn.checkpoint import load_checkpoint
 from safehold.workflows.collect import collect
 from safehold.workflows.evaluate import Evaluation, evaluate
+from safehold.workflows.files import write_text
 from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
 
 RESULT = "result.json"
@@ -200,7 +199,7 @@ def run_cell(config: BenchmarkConfig, cell: Cell, log: Path, directory: Path) ->
         "limits": [{"limit": limit, **evaluation.to_json()} for limit, evaluation in found],
         "seconds": {"training": trained - begin, "evaluation": time.monotonic() - trained},
     }
-    _write(place / RESULT, record)
+    write_text(place / RESULT, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
 def scores(config: BenchmarkConfig, directory: Path) -> list[Score]:
@@ -322,13 +321,3 @@ def _score(task: str, method: str, limit: float, runs: Sequence[_Run]) -> Score:
         raw_cost=interval(costs),
         unsafe=proportion_interval(sum(not values.mean() <= limit for values in costs), len(runs)),
     )
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a record whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(json.dumps(record, indent=1, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

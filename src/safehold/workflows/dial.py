@@ -1,7 +1,7 @@
 """Does a policy follow its dial? Asked before a deployment, which can only tune a dial that is obeyed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -148,12 +148,12 @@ def _warned(report: DialReport, config: DeployConfig) -> DialReport:
     said = []
     if report.targets < FEWEST_TARGETS:
         said.append(f"the log supports only {report.targets} targets: too few to say whether the dial is obeyed")
-    if report.rank_cost is None or report.rank_cost < WEAK_COST:
+    if report.rank_cost is None or not report.rank_cost >= WEAK_COST:
         said.append(
             f"obtained costs hardly follow what is asked (rank correlation {_number(report.rank_cost)}, at least "
             f"{WEAK_COST:g} wanted): tuning has no handle; train longer, or on a log with more cheap episodes"
         )
-    if report.rank_reward is None or report.rank_reward < WEAK_REWARD:
+    if report.rank_reward is None or not report.rank_reward >= WEAK_REWARD:
         said.append(
             f"obtained rewards hardly follow what is asked (rank correlation {_number(report.rank_reward)}): there is "
             "little to be gained by tuning"
@@ -172,8 +172,7 @@ def _warned(report: DialReport, config: DeployConfig) -> DialReport:
             f"single episodes scatter by {_number(report.episode_sd)} around their target's mean, more than the "
             f"{declared_sd:g} that would be declared{_instead('--episode-sd', report.episode_sd, config)}"
         )
-    values = {name: getattr(report, name) for name in DialReport.__slots__}
-    return DialReport(**{**values, "warnings": tuple(said)})
+    return replace(report, warnings=tuple(said))
 
 
 def _instead(flag: str, value: float | None, config: DeployConfig) -> str:

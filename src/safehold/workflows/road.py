@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -43,6 +42,7 @@ from safehold.report.words import grounds
 from safehold.workflows.collect import collect, packaged_zoo
 from safehold.workflows.deploy import DeployConfig, Plan, drive, open_or_create, plan, started_of, supported
 from safehold.workflows.evaluate import DialQuality, Evaluation, dial_quality, evaluate
+from safehold.workflows.files import write_text
 from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
 
 CLOCK = "clock.json"
@@ -213,9 +213,9 @@ def _walked(directory: Path, config: RoadConfig, narrator: Narrator) -> RoadSumm
         deployment.close()
     with clock.stage("report"):
         narrator.stage("Report")
-        _write_text(directory / REPORT, run_page(read_run(directory)))
+        write_text(directory / REPORT, run_page(read_run(directory)))
     summary = _summary(config, dataset, judged, (quality, near), clock)
-    _write_text(directory / SUMMARY, json.dumps(asdict(summary), indent=2, allow_nan=False) + "\n")
+    write_text(directory / SUMMARY, json.dumps(asdict(summary), indent=2, allow_nan=False) + "\n")
     _write_manifest(directory, config)
     clock.forget()
     return summary
@@ -555,7 +555,7 @@ class _Evaluations:
             "policies": self._policies,
             "targets": [done.to_json() for done in self._done],
         }
-        _write_text(self._path, json.dumps(record, allow_nan=False) + "\n")
+        write_text(self._path, json.dumps(record, allow_nan=False) + "\n")
         return found
 
 
@@ -649,7 +649,7 @@ class _Clock:
     def __exit__(self, *_: object) -> None:
         self.seconds[self._name] = self.seconds.get(self._name, 0.0) + time.monotonic() - self._begun
         if self._path.parent.is_dir():
-            _write_text(self._path, json.dumps(self.seconds) + "\n")
+            write_text(self._path, json.dumps(self.seconds) + "\n")
 
     def forget(self) -> None:
         """The run is finished; the summary has the times."""
@@ -674,7 +674,7 @@ def _claim(directory: Path, config: RoadConfig) -> None:
     partial = f".{path.name}."  # of a process that was killed while it wrote its first file
     if not all(found.name.startswith(partial) for found in directory.iterdir()):
         raise UsageError(f"{directory} exists and is no run of this kind; choose another directory")
-    _write_text(path, json.dumps(_identity(config.to_json()), indent=2) + "\n")
+    write_text(path, json.dumps(_identity(config.to_json()), indent=2) + "\n")
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -716,7 +716,7 @@ def _write_manifest(directory: Path, config: RoadConfig) -> None:
         # the ledger's database has its own chain and head, and changes its bytes when it is merely opened
         "sha256": {str(path.relative_to(directory)): _sum(path) for path in files if "sqlite" not in path.name},
     }
-    _write_text(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
+    write_text(directory / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 def _manifest(directory: Path) -> dict[str, Any]:
@@ -751,14 +751,3 @@ def _manifest_digest(checkpoint: Path) -> str:
 def _sum(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with open(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)

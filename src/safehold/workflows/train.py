@@ -20,7 +20,7 @@ from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
 from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy, rvs
-from safehold.learn.offline.dial import augmented, scales_of, windows
+from safehold.learn.offline.dial import DialConfig, augmented, scales_of, windows
 
 OfflineConfig = bc.BCConfig | cdt_network.CDTConfig | rvs.RvSConfig
 """The configurations of the offline methods."""
@@ -171,16 +171,20 @@ def _build_bc(dataset: OfflineDataset, config: bc.BCConfig, seed: int) -> tuple[
 def _build_cdt(
     dataset: OfflineDataset, config: cdt_network.CDTConfig, seed: int
 ) -> tuple[Learner[Any, Any], Sampler[Any]]:
-    more = augmented(dataset, config, Streams(seed)["augmentation"])
-    learner = cdt.CDTLearner(dataset.spec, scales_of(dataset, config, more), config, seed)
-    return learner, windows(dataset, config, config.context, more)
+    return _build_dial(cdt.CDTLearner, config.context, dataset, config, seed)
 
 
 def _build_rvs(dataset: OfflineDataset, config: rvs.RvSConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    return _build_dial(rvs.RvSLearner, 1, dataset, config, seed)
+
+
+def _build_dial(
+    learner: Callable[..., Learner[Any, Any]], context: int, dataset: OfflineDataset, config: DialConfig, seed: int
+) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    """A learner of policies with a dial, its scales and windows from one and the same augmented log."""
     more = augmented(dataset, config, Streams(seed)["augmentation"])
-    return rvs.RvSLearner(dataset.spec, scales_of(dataset, config, more), config, seed), windows(
-        dataset, config, 1, more
-    )
+    scales = scales_of(dataset, config, more)
+    return learner(dataset.spec, scales, config, seed), windows(dataset, config, context, more)
 
 
 METHODS: Mapping[str, _Method] = {
