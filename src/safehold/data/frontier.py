@@ -70,3 +70,26 @@ def cost_column(dataset: OfflineDataset, cost: str | None) -> int:
     if cost not in names:
         raise UsageError(f"cost={cost!r}: name one of {names}")
     return names.index(cost)
+
+
+FRONTIER_DEGREES = (0, 1, 2)
+"""Degrees tried for a polynomial through the frontier, the lowest first.   [OSRL]"""
+
+FRONTIER_FIT = 0.9
+"""Share of the rewards' variance along the frontier that a degree must explain to be enough.   [OSRL]"""
+
+
+def frontier_reward(dataset: OfflineDataset, cost: str | None = None) -> np.polynomial.Polynomial:
+    """Reward return along the frontier as a polynomial of the cost return, of the lowest degree that is enough.
+
+    With too few different costs for a degree, or one reward all along, the degrees before are all there are.
+    """
+    edge = frontier(dataset, cost)
+    most = len(np.unique(edge.costs)) - 1
+    spread = float(np.sum((edge.rewards - edge.rewards.mean()) ** 2))
+    for degree in FRONTIER_DEGREES[: most + 1]:
+        fitted = np.polynomial.Polynomial.fit(edge.costs, edge.rewards, degree)
+        left = float(np.sum((edge.rewards - fitted(edge.costs)) ** 2))
+        if left <= (1.0 - FRONTIER_FIT) * spread:
+            break
+    return fitted

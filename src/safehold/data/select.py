@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 
 from safehold.core.errors import DataError, UsageError
 from safehold.data.dataset import OfflineDataset
-from safehold.data.frontier import cost_column
+from safehold.data.frontier import cost_column, frontier_reward
 
 
 def take(
@@ -55,6 +55,23 @@ def at_or_under(dataset: OfflineDataset, limit: float, cost: str | None = None) 
     if len(kept) == 0:
         raise DataError(f"no episode has {name} <= {limit}; the cheapest has {returns.min()}")
     return take(dataset, kept, f"{name} <= {limit}")
+
+
+def near_frontier(dataset: OfflineDataset, share: float, cost: str | None = None) -> OfflineDataset:
+    """Episodes whose reward return is at most `share` of all rewards' range from the frontier at their cost.
+
+    The frontier is the polynomial of `frontier_reward`; BC-Frontier clones these with a share of 0.2.   [OSRL]
+
+    Raises:
+        UsageError: if the share is not positive.
+        DataError: if there is none.
+    """
+    if not share > 0.0:
+        raise UsageError(f"share={share}: the distance from the frontier is a positive share of the range of rewards")
+    column, fitted = cost_column(dataset, cost), frontier_reward(dataset, cost)
+    rewards = dataset.reward_returns
+    apart = np.abs(rewards - fitted(dataset.cost_returns[:, column]))
+    return take(dataset, np.flatnonzero(apart <= share * np.ptp(rewards)), f"within {share:g} of the frontier")
 
 
 def subsample(dataset: OfflineDataset, n: int, rng: np.random.Generator) -> OfflineDataset:

@@ -10,7 +10,8 @@ from logged_episodes import SPEC, dataset_of
 
 from safehold.core.errors import DataError, UsageError
 from safehold.data.dataset import OfflineDataset
-from safehold.data.select import at_or_under, merge, split, split_by_group, subsample, take
+from safehold.data.frontier import frontier_reward
+from safehold.data.select import at_or_under, merge, near_frontier, split, split_by_group, subsample, take
 
 lengths_of = st.lists(st.integers(1, 12), min_size=2, max_size=10)
 
@@ -83,6 +84,41 @@ def test_an_episode_exactly_at_the_limit_is_kept() -> None:
 def test_a_limit_that_is_no_number_keeps_nothing() -> None:
     with pytest.raises(DataError, match="no episode has speed <= nan"):
         at_or_under(dataset_of([3, 4]), float("nan"), "speed")
+
+
+def logged(rewards: list[float], costs: list[float]) -> OfflineDataset:
+    """One-step episodes with these returns."""
+    dataset = dataset_of([1] * len(rewards))
+    paid = np.stack([np.array(costs), np.zeros(len(costs))], axis=1)
+    return dataclasses.replace(dataset, rewards=np.array(rewards), costs=paid)
+
+
+def test_near_the_frontier_is_within_a_fifth_of_the_rewards_range_of_a_polynomial_through_it() -> None:
+    cost = np.linspace(0.0, 40.0, 9)
+    edge = 100.0 - (cost - 40.0) ** 2 / 20.0  # rises from 20 to 100: a parabola is needed, a line explains 94 % of it
+    below = edge - np.array([1.0, 30.0, 14.0, 40.0, 2.0, 17.0, 9.0, 50.0, 80.0])
+    dataset = logged([*edge, *below], [*cost, *(cost + 0.5)])
+    rewards, costs = dataset.reward_returns, dataset.cost_returns[:, 0]
+    on_edge = [i for i in range(18) if not ((costs <= costs[i]) & (rewards > rewards[i])).any()]
+    line = np.polyfit(costs[on_edge], rewards[on_edge], 1)
+    left = rewards[on_edge] - np.polyval(line, costs[on_edge])
+    assert np.sum(left**2) / np.sum((rewards[on_edge] - rewards[on_edge].mean()) ** 2) < 0.1  # a line is enough
+    apart = np.abs(rewards - np.polyval(line, costs))
+    kept = near_frontier(dataset, 0.2, "speed")
+    assert list(kept.group) == list(dataset.group[apart <= 0.2 * np.ptp(rewards)])
+    assert 0 < len(kept) < 18
+
+
+@pytest.mark.parametrize("costs", [[0.0, 0.0, 0.0], [0.0, 5.0, 5.0], [3.0, 2.0, 1.0]])
+def test_a_frontier_without_a_slope_is_a_constant(costs: list[float]) -> None:
+    dataset = logged([7.0, 7.0, 7.0], costs)
+    assert frontier_reward(dataset, "speed")(11.0) == pytest.approx(7.0)
+    assert len(near_frontier(dataset, 0.2, "speed")) == 3
+
+
+def test_a_share_that_is_not_positive_is_refused() -> None:
+    with pytest.raises(UsageError, match="positive share"):
+        near_frontier(logged([1.0, 2.0], [0.0, 1.0]), float("nan"), "speed")
 
 
 @given(lengths_of, st.data())

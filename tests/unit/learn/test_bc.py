@@ -12,7 +12,7 @@ from safehold.core.spec import Box, Discrete, TaskSpec
 from safehold.data.batches import TransitionSampler
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
-from safehold.data.select import take
+from safehold.data.select import near_frontier, take
 from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
 from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.gaussian_policy import GaussianPolicy
@@ -117,6 +117,15 @@ def test_cloned_episodes_keep_every_limit_and_ties_count_as_kept() -> None:
         cloned_episodes(take(dataset, [1, 2], "late"), BCConfig(limits={"cost": 0.5}))
     with pytest.raises(UsageError, match="cots"):
         cloned_episodes(dataset, BCConfig(limits={"cots": 1.0}))
+
+
+def test_cloning_near_the_frontier_may_be_joined_with_a_limit(logged: Callable[[int], OfflineDataset]) -> None:
+    dataset = logged(40)
+    kept = cloned_episodes(dataset, BCConfig(frontier=0.1))
+    assert kept.digest == near_frontier(dataset, 0.1).digest
+    both = cloned_episodes(dataset, BCConfig(frontier=0.1, limits={"cost": float(np.median(kept.cost_returns))}))
+    assert set(both.reward_returns) <= set(kept.reward_returns)
+    assert 0 < len(both) < len(kept) < len(dataset)
 
 
 def test_cloning_safe_episodes_imitates_only_them(logged: Callable[[int], OfflineDataset], drive: object) -> None:

@@ -16,7 +16,7 @@ from safehold.core.spec import Box, TaskSpec
 from safehold.data.batches import TransitionBatch
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
-from safehold.data.select import at_or_under
+from safehold.data.select import at_or_under, near_frontier
 from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
 from safehold.learn.gaussian_policy import GaussianPolicy, freeze, normalise
 from safehold.learn.learner import Metrics, State
@@ -38,6 +38,9 @@ class BCConfig(Config):
     likelihood, and the policy then draws from it."""
     limits: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Clone only episodes whose return of each cost named here is at most this, in cost units; empty clones all."""
+    frontier: PositiveFloat | None = None
+    """Clone only episodes no further than this from the frontier of reward over cost returns, as a share of the range
+    of rewards; BC-Frontier has 0.2, without limits. The task must have one cost, or one limit name it."""
     learning_rate: PositiveFloat = 1e-3
     """Step size of Adam."""
     batch_size: PositiveInt = 512
@@ -54,12 +57,14 @@ PRESETS: Mapping[str, BCConfig] = {
 
 
 def cloned_episodes(dataset: OfflineDataset, config: BCConfig) -> OfflineDataset:
-    """The episodes that keep every limit of the configuration.
+    """The episodes that keep every limit of the configuration and, if it says so, lie near the frontier of the log.
 
     Raises:
         UsageError: if a limit names a cost that the task does not have.
         DataError: if no episode is left.
     """
+    if config.frontier is not None:
+        dataset = near_frontier(dataset, config.frontier, next(iter(config.limits), None))
     for name, limit in config.limits.items():
         dataset = at_or_under(dataset, limit, name)
     return dataset
