@@ -22,6 +22,9 @@ _ROWS = 16
 _SLAB = 1 << 18
 """Numbers of one block of a whitened cross-covariance: 2 MB, what a core's cache holds."""
 
+_BLOCK = 1 << 23
+"""Numbers of the told measurements' covariances with candidates that are held at one time: 64 MB."""
+
 
 @dataclass(frozen=True, eq=False)
 class GridStack:
@@ -155,14 +158,15 @@ class GridStack:
         )
         if n == 0:
             return cross
-        lower = np.tril_indices(n)
-        factor = np.zeros((n, n))
-        with_a, with_b = self._told_with(a), self._told_with(b)
+        lower, factor = np.tril_indices(n), np.zeros((n, n))
+        with_a = self._told_with(a)
+        slab = max(1, _BLOCK // (n * len(with_a)))
         for number, packed in enumerate(self._rows.packed):
             factor[lower] = packed[: len(lower[0])]
-            cross[number] -= solve_triangular(factor, with_a[number], lower=True).T @ solve_triangular(
-                factor, with_b[number], lower=True
-            )
+            with_a[number] = solve_triangular(factor.T, solve_triangular(factor, with_a[number], lower=True))
+        for start in range(0, len(b), slab):
+            here = slice(start, start + slab)
+            cross[:, :, here] -= with_a.transpose(0, 2, 1) @ self._told_with(b[here])
         return cross
 
     def _once(self, index: int, place: tuple[int, ...], values: Float[np.ndarray, "j"], noise: float) -> "GridStack":

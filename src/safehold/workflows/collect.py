@@ -3,7 +3,7 @@
 Another processor or another version of the simulator may round differently: docs/zoo.md.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -32,14 +32,20 @@ RELAYS = 110
 """Behaviours in which policies take turns."""
 RELAY_LIMIT = 20.0
 """Policies that take turns come from the run under this limit: snapshots of one run move alike."""
-CAREFUL_COST, RECKLESS_COST = 20.0, 500.0
-"""A snapshot is careful up to the one mean cost return, and reckless from the other on, both without noise."""
+CAREFUL_COST = 20.0
+"""A snapshot is careful up to this mean cost return, without noise."""
+RECKLESS_SHARE = 0.5
+"""A snapshot of a run without a limit is reckless from this share of the zoo's largest mean cost return on."""
 RELAY_SHARE = 0.7
 """Careful snapshots take turns if they earn at least this share of the best careful one's reward."""
 SPRINT_SHARE = 0.65
 """Share of relays that end in a reckless sprint."""
-TURN, SPRINT = 0.7, 0.7
-"""The second policy takes over at a step drawn from the first 70 % of the episode, a sprint begins in the last 30 %."""
+TURN = 0.7
+"""The second policy takes over at a step drawn from this first share of the episode."""
+SPRINT = 0.7
+"""A sprint begins after this share of the episode, where the world's name is not among `SPRINTS`."""
+SPRINTS: Mapping[str, float] = {"bullet/BallCircle": 0.0, "bullet/CarCircle": 0.0}
+"""Where even a reckless policy cannot help keeping the limit for most of the time, a sprint may begin earlier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,23 +130,32 @@ def plan(zoo: Zoo, rng: np.random.Generator) -> tuple[Behaviour, ...]:
     turns give every mixture of their returns, and what a to-go value has to say is then when to change.
     """
     single = [Behaviour(entry.name, NoiseSpread(entry.policy, LARGEST_NOISE)) for entry in zoo.policies]
-    careful = sorted(
-        (e for e in zoo.policies if e.limit == RELAY_LIMIT and e.evaluations[0].cost <= CAREFUL_COST),
-        key=lambda entry: entry.step,
-    )
-    best = max((entry.evaluations[0].reward for entry in careful), default=0.0)
-    careful = [entry for entry in careful if entry.evaluations[0].reward >= RELAY_SHARE * best]
-    reckless = [e for e in zoo.policies if e.limit is None and e.evaluations[0].cost >= RECKLESS_COST]
+    careful, reckless = careful_of(zoo.policies), reckless_of(zoo.policies)
     if len(careful) < 2:
         return tuple(single)
-    horizon = registry.spec(zoo.env_id).horizon
-    return (*single, *(_relay(number, careful, reckless, horizon, rng) for number in range(RELAYS)))
+    return (*single, *(_relay(number, careful, reckless, zoo.env_id, rng) for number in range(RELAYS)))
+
+
+def careful_of(policies: Sequence[ZooPolicy]) -> list[ZooPolicy]:
+    """The snapshots that take turns, by training step."""
+    careful = [e for e in policies if e.limit == RELAY_LIMIT and e.evaluations[0].cost <= CAREFUL_COST]
+    best = max((entry.evaluations[0].reward for entry in careful), default=0.0)
+    able = [entry for entry in careful if entry.evaluations[0].reward >= RELAY_SHARE * best]
+    return sorted(able, key=lambda entry: entry.step)
+
+
+def reckless_of(policies: Sequence[ZooPolicy]) -> list[ZooPolicy]:
+    """The snapshots that sprint."""
+    free = [entry for entry in policies if entry.limit is None]
+    most = max((entry.evaluations[0].cost for entry in policies), default=0.0)
+    return [entry for entry in free if entry.evaluations[0].cost >= RECKLESS_SHARE * most]
 
 
 def _relay(
-    number: int, careful: Sequence[ZooPolicy], reckless: Sequence[ZooPolicy], horizon: int, rng: np.random.Generator
+    number: int, careful: Sequence[ZooPolicy], reckless: Sequence[ZooPolicy], env_id: str, rng: np.random.Generator
 ) -> Behaviour:
     """One relay; who runs is drawn here, when they change is drawn for each episode."""
+    horizon = registry.spec(env_id).horizon
     half = max(1, len(careful) // 2)
     first = careful[int(rng.integers(half))]
     second = careful[int(rng.integers(half // 2, len(careful)))]
@@ -152,7 +167,8 @@ def _relay(
         return relay
     sprint = reckless[int(rng.integers(len(reckless)))]
     fast = NoiseSpread(sprint.policy, LARGEST_NOISE)
-    return Behaviour(f"{relay.name}>{sprint.name}", Switch(relay.policy, fast, round(SPRINT * horizon), horizon))
+    earliest = round(SPRINTS.get(env_id, SPRINT) * horizon)
+    return Behaviour(f"{relay.name}>{sprint.name}", Switch(relay.policy, fast, earliest, horizon))
 
 
 def _provenance(zoo: Zoo, behaviours: Sequence[Behaviour], seed: int) -> dict[str, Any]:
