@@ -15,7 +15,7 @@ from safehold.data.layouts import read_any
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.simulate import Study, WorldSampler, rehearsed, study
-from safehold.deploy.stress import FAULTS, NOTHING, stress
+from safehold.deploy.stress import NOTHING, faults_of, stress
 from safehold.ledger.encoding import to_plain
 from safehold.workflows.deploy import DeployConfig, plan
 
@@ -90,7 +90,7 @@ def stressed(arguments: StressArguments, output: Output) -> int:
             declaration,
             arguments.runs,
             arguments.seed,
-            FAULTS,
+            faults_of(declaration),
             on_run=lambda name, done: narration.progress(name, done, arguments.runs),
         )
     output.result(

@@ -50,7 +50,7 @@ _FIELDS = {
     "monitors stages reward costs support",
     "settings": "acquisition exploration_width exploration_share pending_cap episodes_per_ask approval",
     "shares": "seed certificate noise",
-    "prior": "mean kernels weights episode_sd noise_known linear",
+    "prior": "mean kernels weights episode_sd noise_known linear correlation",
     "limit": "name value kind alpha",
     "paper": "rule",
     "risk_ledger": "rule inflate",
@@ -272,29 +272,26 @@ class _Told:
 
 
 @dataclass
-class _Output:
-    """Belief about one limited cost."""
+class _Noise:
+    """How one output's episodes scatter: its declared shape, scaled by a bound from all replicates."""
 
-    prior: Mapping[str, Any]
-    points: Array
+    floor: Array
     miss: float | None
-    told: list[_Told] = field(default_factory=list)
+    rounds: int = 0
     squares: float = 0.0
     degrees: int = 0
-    rounds: int = 0
     scale: float = 1.0
 
-    @property
-    def floor(self) -> Array:
-        """(m,) declared variance of one episode."""
-        return np.broadcast_to(np.array(self.prior["episode_sd"]) ** 2, (len(self.points),))
+    @staticmethod
+    def of(prior: Mapping[str, Any], m: int, miss: float | None, rounds: int) -> "_Noise":
+        """Before any replicate; `floor` (m,) is the declared variance of one episode."""
+        return _Noise(np.broadcast_to(np.array(prior["episode_sd"]) ** 2, (m,)), miss, rounds)
 
-    def tell(self, told: _Told, replicates: Array) -> None:
-        """One more, and the bound on the noise after it: squares / chi2-quantile, rounded up to a power of 1.1."""
-        self.told.append(told)
+    def tell(self, index: int, replicates: Array) -> None:
+        """Some more, and the bound after them: squares / chi2-quantile, rounded up to a power of 1.1."""
         self.rounds += 1
         if len(replicates) > 1:
-            self.squares += float(np.var(replicates) * len(replicates) / self.floor[told.index])
+            self.squares += float(np.var(replicates) * len(replicates) / self.floor[index])
             self.degrees += len(replicates) - 1
         if self.miss is not None:
             self.scale = 1.0
@@ -303,13 +300,42 @@ class _Output:
                 while self.scale < bound * (1 - 1e-12):
                     self.scale *= NOISE_STEP
 
+
+@dataclass
+class _Output:
+    """Belief about one limited cost.
+
+    Of a cost that goes with the reward, mean rewards are told as well. A reward times `gain` is in units of the cost;
+    it has the cost's prior covariance with other rewards, and |correlation| of it with costs.
+    """
+
+    prior: Mapping[str, Any]
+    points: Array
+    scatter: _Noise
+    reward: Mapping[str, Any]
+    reward_scatter: _Noise
+    told: list[_Told] = field(default_factory=list)
+    rewards: list[tuple[_Told, bool]] = field(default_factory=list)
+    """Each with whether no episode of its trial failed: only then it counts for the weights."""
+
+    @property
+    def gain(self) -> float:
+        """Dial error of the cost over that of the reward, negative where the correlation is."""
+        cost, reward = (
+            math.sqrt(sum(w * kernel["sd"] ** 2 for w, kernel in zip(p["weights"], p["kernels"], strict=True)))
+            for p in (self.prior, self.reward)
+        )
+        return math.copysign(cost / reward, self.prior["correlation"])
+
     def noise(self) -> Array:
-        """(n,) noise variances of what was told."""
-        return np.array([self.scale * self.floor[t.index] * t.factor + t.extra for t in self.told])
+        """(n,) noise variances of the costs that were told."""
+        return np.array([self.scatter.scale * self.scatter.floor[t.index] * t.factor + t.extra for t in self.told])
 
     def posterior(self, number: int, places: Array, noise: Array) -> tuple[Array, Array, float]:
-        """Mean and standard deviation (p,) under kernel `number`, and ln det(I + S^-1/2 K S^-1/2)."""
-        mean, sd, factor, _ = self._condition(number, places, noise, np.ones(len(self.told), dtype=np.bool_))
+        """Mean and standard deviation (p,) under kernel `number` by the costs, and ln det(I + S^-1/2 K S^-1/2)."""
+        index = np.array([t.index for t in self.told], dtype=np.int64)
+        data = index, np.array([t.value for t in self.told]), noise
+        mean, sd, factor, _ = self._condition(number, places, *data, np.zeros(len(self.told), dtype=np.bool_))
         return mean, sd, float(2 * np.sum(np.log(np.diag(factor))) - np.sum(np.log(noise)))
 
     def mixture(self, places: Array, *, assumed: bool = True) -> tuple[Array, Array, Array]:
@@ -317,27 +343,48 @@ class _Output:
 
         With what was assumed of failed episodes, or without; it never counts for the weights.
         """
+        index = np.array([t.index for t in self.told], dtype=np.int64)
+        value, noise = np.array([t.value for t in self.told]), self.noise()
         weighed = np.array([t.extra == 0.0 for t in self.told], dtype=np.bool_)
-        noise, every = self.noise(), np.ones(len(self.told), dtype=np.bool_) if assumed else weighed
+        if self.rewards:
+            places_of = np.array([t.index for t, _ in self.rewards], dtype=np.int64)
+            episode = self.gain**2 * self.reward_scatter.scale * self.reward_scatter.floor[places_of]
+            index = np.append(index, places_of)
+            value = np.append(value, [self.gain * t.value for t, _ in self.rewards])
+            noise = np.append(noise, episode * np.array([t.factor for t, _ in self.rewards]))
+            weighed = np.append(weighed, [whole for _, whole in self.rewards])
+        is_reward = np.arange(len(index)) >= len(self.told)
+        every = np.ones(len(index), dtype=np.bool_) if assumed else weighed
         means, sds, logs = [], [], []
         for number, weight in enumerate(self.prior["weights"]):
-            mean, sd, factor, residual = self._condition(number, places, noise, every)
+            mean, sd, factor, residual = self._condition(
+                number, places, index[every], value[every], noise[every], is_reward[every]
+            )
             means.append(mean)
             sds.append(sd)
             if not weighed.all():
-                _, _, factor, residual = self._condition(number, places[:0], noise, weighed)
+                _, _, factor, residual = self._condition(
+                    number, places[:0], index[weighed], value[weighed], noise[weighed], is_reward[weighed]
+                )
             logs.append(math.log(weight) - float(residual @ residual) / 2 - float(np.sum(np.log(np.diag(factor)))))
         weights = np.exp(np.array(logs) - max(logs))
         return np.array(means), np.array(sds), weights / weights.sum()
 
-    def _condition(self, number: int, places: Array, noise: Array, which: Array) -> tuple[Array, Array, Array, Array]:
-        """Posterior mean and deviation at the places, the Cholesky factor, and L^-1 (y - prior mean)."""
-        index = np.array([t.index for t in self.told], dtype=np.int64)[which]
-        value = np.array([t.value for t in self.told])[which]
+    def _condition(
+        self, number: int, places: Array, index: Array, value: Array, noise: Array, is_reward: Array
+    ) -> tuple[Array, Array, Array, Array]:
+        """Posterior mean and deviation of the cost at the places, the Cholesky factor, and L^-1 (y - prior mean)."""
         prior = np.array(self.prior["mean"])
-        factor = cholesky(self._covariance(number, index, index) + np.diag(noise[which]), lower=True)
-        residual = solve_triangular(factor, value - prior[index], lower=True)
-        across = solve_triangular(factor, self._covariance(number, index, places), lower=True)
+        expected = prior[index]
+        among, beside = np.ones((len(index), len(index))), np.ones((len(index), 1))
+        if is_reward.any():
+            expected = np.where(is_reward, self.gain * np.array(self.reward["mean"])[index], expected)
+            rho = abs(self.prior["correlation"])
+            among = np.where(is_reward[:, None] == is_reward[None, :], 1.0, rho)
+            beside = np.where(is_reward, rho, 1.0)[:, None]
+        factor = cholesky(self._covariance(number, index, index) * among + np.diag(noise), lower=True)
+        residual = solve_triangular(factor, value - expected, lower=True)
+        across = solve_triangular(factor, self._covariance(number, index, places) * beside, lower=True)
         own = np.full(len(places), self.prior["kernels"][number]["sd"] ** 2)
         if (linear := self.prior["linear"]) is not None:
             features = np.array(linear["features"])[places]
@@ -432,6 +479,7 @@ class _Fold:
         seeds = {self._index(target) for target in declared["seed_targets"]}
         named = seeds | {body["index"] for _, kind, body in bodies if kind in ("asked", "observed")}
         told = sum(kind in ("told", "observed") for _, kind, _ in bodies)
+        told *= 1 + any("correlation" in output for output in declared["costs"].values())
         members = sum(len(output["kernels"]) for output in declared["costs"].values())
         everything = told**3 * self.m * members <= WORK
         self.places = np.arange(self.m) if everything else np.array(sorted(named), dtype=np.int64)
@@ -447,6 +495,7 @@ class _Fold:
         self.alarm_due = ""
         self.rounds, self.spent, self.spent_before, self.epoch_start = 0, 0.0, 0.0, 0
         self.outputs: dict[str, _Output] = {}
+        self.reward_scatter: _Noise | None = None
         self._understood("declaration", "declaration", declared)
         self._understood("settings", "settings", declared["settings"])
         for stage in declared["stages"]:
@@ -456,6 +505,9 @@ class _Fold:
             self._understood(rule["rule"], f"rule {rule['rule']}", rule)
         for name, output in declared["costs"].items():
             self._understood("prior", f"prior of {name}", output)
+            strange = "correlation" in output and (output["linear"] or not -1 < output["correlation"] < 1)
+            if strange or ("correlation" in output and declared["reward"]["linear"]):
+                self.not_checked.append(f"prior of {name}: correlation beside linear terms, or none")
         for name, limit in self.limits.items():
             self._understood("limit", f"limit on {name}", limit)
         self._epoch(self.share)
@@ -500,11 +552,18 @@ class _Fold:
 
     def _epoch(self, left: float) -> None:
         """Nothing told, nothing paid, intervals from 0 to the largest value; noise bounds go on being drawn."""
-        unknown = [name for name, output in self.declared["costs"].items() if not output["noise_known"]]
+        costs, reward = self.declared["costs"], self.declared["reward"]
+        coupled = any("correlation" in output for output in costs.values())
+        unknown = sum(not p["noise_known"] for p in [*costs.values(), *([reward] if coupled else [])])
+
+        def noise(prior: Mapping[str, Any], before: _Noise | None) -> _Noise:
+            miss = None if prior["noise_known"] else self.declared["shares"]["noise"] / max(unknown, 1)
+            return _Noise.of(prior, self.m, miss, 0 if before is None else before.rounds)
+
+        self.reward_scatter = noise(reward, self.reward_scatter)
         for name in self.limits:
-            drawn = self.outputs[name].rounds if name in self.outputs else 0
-            miss = self.declared["shares"]["noise"] / len(unknown) if name in unknown else None
-            self.outputs[name] = _Output(self.declared["costs"][name], self.points, miss, rounds=drawn)
+            scatter = noise(costs[name], self.outputs[name].scatter if name in self.outputs else None)
+            self.outputs[name] = _Output(costs[name], self.points, scatter, reward, self.reward_scatter)
         self.left_at_start, self.spent, self.rounds = left, 0.0, 0
         self.epoch_start = len(self.trials)
         self.paid = np.zeros(len(self.places), dtype=np.bool_)
@@ -783,7 +842,8 @@ class _Fold:
             self._same(f"costs.{name}.mean", body["costs"][name]["mean"], mean, top)
             sd = math.sqrt(float(weights @ (sds**2 + (means - mean) ** 2)))
             self._same(f"costs.{name}.sd", body["costs"][name]["sd"], sd, top)
-            episode = math.sqrt(self.outputs[name].scale * float(self.outputs[name].floor[self.places[place]]))
+            scatter = self.outputs[name].scatter
+            episode = math.sqrt(scatter.scale * float(scatter.floor[self.places[place]]))
             self._same(f"costs.{name}.episode_sd", body["costs"][name]["episode_sd"], episode, top)
             if uppers and not on_premise:
                 bound = max(upper[name] for upper in uppers.values())
@@ -873,6 +933,9 @@ class _Fold:
         """Tells every belief; a failed episode as the largest cost, with half of it as its standard deviation."""
         failed = np.array(body["failed"], dtype=np.bool_)
         n = len(failed)
+        rewards = np.array(
+            [r for r, broken in zip(body["rewards"], failed, strict=True) if not broken], dtype=np.float64
+        )
         for name, limit in self.limits.items():
             costs = np.array([np.nan if c is None else c for c in body["costs"][name]], dtype=np.float64)
             clean = costs[~failed]
@@ -883,7 +946,13 @@ class _Fold:
             value = share * self.tops[name] + ((1 - share) * statistic(limit, clean) if share < 1.0 else 0.0)
             spread = kappa(limit) ** 2 * (1 / _unbias(n) ** 2 - 1) if kappa(limit) else 0.0
             told_mean = _Told(index, value, n, 1 / n + spread, (share * self.tops[name] / 2) ** 2)
-            self.outputs[name].tell(told_mean, clean)
+            output = self.outputs[name]
+            output.told.append(told_mean)
+            output.scatter.tell(index, clean)
+            if "correlation" in output.prior and n > failed.sum():
+                mean_reward = _Told(index, float(np.mean(rewards)), len(rewards), 1 / len(rewards), 0.0)
+                output.rewards.append((mean_reward, not failed.any()))
+                output.reward_scatter.tell(index, rewards)
         told.setdefault(index, []).append(body)
         self.rounds += 1
         if self.level in ("seed", "stop"):

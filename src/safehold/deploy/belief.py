@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import gammaincinv
 
 from safehold.gp.mixture import Mixture
@@ -40,6 +40,31 @@ class ToldMean:
         return self.extra_variance == 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """The reward beside a cost that is believed to go with it: the second output of the cost's coupled process.
+
+    A reward r is told as a measurement `gain` r of that output, its noise variance `gain`^2 times that of r. `gain` is
+    the cost's dial error over the reward's, negative where the declared correlation is. `told`, one a told statistic of
+    the cost, is None where no episode's reward is known. `floor`: declared variance of one episode's reward; `scale`:
+    what it is multiplied by, by the bound that the reward's own belief is at.
+    """
+
+    gain: float
+    floor: Float[np.ndarray, "m"] = field(repr=False)
+    told: tuple[ToldMean | None, ...] = ()
+    scale: float = 1.0
+
+    def measurements(
+        self, points: Sequence[ToldMean]
+    ) -> tuple[Int[np.ndarray, "b"], Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
+        """Mean rewards as the coupled process is told them: candidates of the second output, values, noise."""
+        indices = np.array([point.index for point in points], dtype=np.int64)
+        factors = np.array([point.noise_factor for point in points])
+        values = self.gain * np.array([point.value for point in points])
+        return len(self.floor) + indices, values, self.gain**2 * self.scale * self.floor[indices] * factors
+
+
 @dataclass(frozen=True)
 class Belief:
     """What is known of one output.
@@ -53,6 +78,10 @@ class Belief:
 
     What certifies, `risk`, `upper` and `lower`, is the more cautious of two beliefs: with the assumed costs of failed
     episodes, and without. An assumption at one target can make another one look safer; it may only count against one.
+
+    With a `partner`, every trial's mean reward is told besides, as a measurement of the other output of the declared
+    pair. It counts for the weights, being measured, like the trial's cost: where an episode failed, the rewards of the
+    others are in the one of those two beliefs that holds the assumption, and not in the other.
     """
 
     prior: Mixture
@@ -64,11 +93,18 @@ class Belief:
     squares: float = 0.0
     degrees: int = 0
     scale: float = 1.0
+    partner: Partner | None = None
 
     @staticmethod
-    def before(prior: Mixture, floor: Float[np.ndarray, "m"], miss: float | None, rounds: int = 0) -> "Belief":
+    def before(
+        prior: Mixture,
+        floor: Float[np.ndarray, "m"],
+        miss: float | None,
+        rounds: int = 0,
+        partner: Partner | None = None,
+    ) -> "Belief":
         """Nothing told yet: the declared floor is the noise. `rounds` bounds were already drawn from `miss`."""
-        return Belief(prior, prior, floor, miss, rounds)
+        return Belief(prior, prior, floor, miss, rounds, partner=partner)
 
     def episode_variance(self, index: int) -> float:
         """Variance of one episode at a candidate, as the model uses it now."""
@@ -89,35 +125,60 @@ class Belief:
         lower, measured = self.process.lower(multiplier), self.process.measured
         return lower if measured is self.process else np.minimum(lower, measured.lower(multiplier))
 
-    def tell(self, point: ToldMean, replicates: Float[np.ndarray, "_"]) -> "Belief":
-        """The belief after the episodes of one trial; `replicates`, those really measured, inform the noise."""
+    def tell(
+        self,
+        point: ToldMean,
+        replicates: Float[np.ndarray, "_"],
+        reward: ToldMean | None = None,
+        reward_scale: float = 1.0,
+    ) -> "Belief":
+        """The belief after the episodes of one trial; `replicates`, those really measured, inform the noise.
+
+        `reward`, their mean reward, and `reward_scale`, how the noise of all rewards so far is scaled now, bear on a
+        belief with a partner, and on no other.
+        """
         squares, degrees, rounds = self.squares, self.degrees, self.rounds + 1
         if len(replicates) > 1:
             squares += float(np.sum((replicates - np.mean(replicates)) ** 2)) / float(self.floor[point.index])
             degrees += len(replicates) - 1
-        told, scale = (*self.told, point), self.scale
+        scale, partner = self.scale, self.partner
         if self.miss is not None:
             scale = rounded_up(variance_bound(squares, degrees, self.miss / (rounds * (rounds + 1))), 1.0)
-        if scale == self.scale:
-            process = self._conditioned(self.process, (point,), scale)
-        else:
-            process = self._conditioned(self.prior, told, scale)
-        return replace(self, process=process, told=told, squares=squares, degrees=degrees, rounds=rounds, scale=scale)
+        anew = scale != self.scale
+        if partner is not None:
+            anew = anew or reward_scale != partner.scale
+            partner = replace(partner, told=(*partner.told, reward), scale=reward_scale)
+        after = replace(
+            self,
+            told=(*self.told, point),
+            squares=squares,
+            degrees=degrees,
+            rounds=rounds,
+            scale=scale,
+            partner=partner,
+        )
+        process = after._conditioned(self.prior, 0) if anew else after._conditioned(self.process, len(self.told))
+        return replace(after, process=process)
 
-    def _conditioned(self, process: Mixture, told: Sequence[ToldMean], scale: float) -> Mixture:
-        """Tells statistics to a process; those that stay out of the weights last."""
+    def _conditioned(self, process: Mixture, start: int) -> Mixture:
+        """Tells what was told from number `start` on to a process; what stays out of the weights last."""
+        told = self.told[start:]
+        rewards = (None,) * len(told) if self.partner is None else self.partner.told[start:]
         for weigh in (True, False):
             points = [point for point in told if point.weighed == weigh]
-            if points:
-                indices = np.array([point.index for point in points])
-                factors = np.array([point.noise_factor for point in points])
-                extra = np.array([point.extra_variance for point in points])
-                process = process.condition(
-                    indices,
-                    np.array([point.value for point in points]),
-                    scale * self.floor[indices] * factors + extra,
-                    weigh=weigh,
-                )
+            if not points:
+                continue
+            indices = np.array([point.index for point in points])
+            values = np.array([point.value for point in points])
+            factors = np.array([point.noise_factor for point in points])
+            extra = np.array([point.extra_variance for point in points])
+            noise = self.scale * self.floor[indices] * factors + extra
+            if self.partner is not None:
+                pairs = zip(told, rewards, strict=True)
+                heard = [reward for point, reward in pairs if reward is not None and point.weighed == weigh]
+                beside = self.partner.measurements(heard)
+                indices, values, noise = (np.concatenate(b) for b in zip((indices, values, noise), beside, strict=True))
+            process = process.condition(indices, values, noise, weigh=weigh)
         return process
 
 

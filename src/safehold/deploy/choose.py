@@ -32,6 +32,12 @@ NORMAL_EPISODES = "A7-normal-episodes"
 FRESH_EPOCH = "A12-fresh-epoch"
 """Premise of every certificate after a resume."""
 
+PRIOR = "A1-prior"
+"""Premise of the rules that rest on the declared prior."""
+
+CORRELATION = "A13-correlation"
+"""Premise of those rules where a cost is declared to go with the reward."""
+
 APPROXIMATE = (
     "Chance and cvar limits are approximate: what is bounded is mean + kappa sd of normal episodes, estimated from "
     "replicates."
@@ -175,7 +181,7 @@ def shares_of(declaration: Declaration) -> dict[str, float]:
 def promise(state: State) -> str:
     """What the rules promise, in words."""
     words = [rule.promise for rule in state.declaration.rules]
-    known = all(output.noise_known for output in state.declaration.prior.costs.values())
+    known = state.declaration.prior.n_estimated == 0
     if not known and any(NOISE in rule.premises for rule in state.declaration.rules):
         words.append(ESTIMATED)
     if any(limit.approximate for limit in state.limits):
@@ -188,6 +194,8 @@ def premises(state: State, *, on_premise: bool) -> tuple[str, ...]:
     names = {*PREMISES, *(name for rule in state.declaration.rules for name in rule.premises)}
     if any(limit.approximate for limit in state.limits):
         names.add(NORMAL_EPISODES)
+    if state.declaration.prior.coupled is not None and PRIOR in names:
+        names.add(CORRELATION)
     if state.epoch > 0:
         names.add(FRESH_EPOCH)
     if on_premise:

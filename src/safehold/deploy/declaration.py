@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Literal
 
@@ -154,7 +154,7 @@ class Declaration:
         kinds = [rule.kind for rule in self.rules]
         if not kinds or len(set(kinds)) != len(kinds):
             raise UsageError(f"certificate rules are {kinds}; declare at least one, each once")
-        known = all(output.noise_known for output in self.prior.costs.values())
+        known = self.prior.n_estimated == 0
         if self.shares is None:
             noise = 0.0 if known else NOISE_SHARE * self.delta
             object.__setattr__(self, "shares", Shares(certificate=self.delta - noise, noise=noise))
@@ -224,8 +224,17 @@ class Declaration:
     @property
     def noise_misses(self) -> dict[str, float | None]:
         """What the bounds on each cost's noise may be wrong with, out of the noise share; None where it is known."""
-        estimated = [name for name, output in self.prior.costs.items() if not output.noise_known]
-        return {name: self.share.noise / len(estimated) if name in estimated else None for name in self.prior.costs}
+        return {
+            name: None if output.noise_known else self.share.noise / self.prior.n_estimated
+            for name, output in self.prior.costs.items()
+        }
+
+    @property
+    def reward_miss(self) -> float | None:
+        """The same of the reward: a part of the noise share where a cost goes with it, else it carries no safety."""
+        if self.prior.reward.noise_known:
+            return None
+        return REWARD_NOISE_MISS if self.prior.coupled is None else self.share.noise / self.prior.n_estimated
 
     def terms(self, delta: float) -> Terms:
         """What a rule may know, with this much of delta left for the rules."""
@@ -244,12 +253,7 @@ class Declaration:
     def beliefs(self, rounds: Mapping[str, int]) -> dict[str, Belief]:
         """Beliefs about the limited costs before anything is told; `rounds` noise bounds were drawn before."""
         return {
-            limit.name: Belief.before(
-                self.prior.costs[limit.name].process(self.space),
-                self.prior.costs[limit.name].episode_variance,
-                self.noise_misses[limit.name],
-                rounds.get(limit.name, 0),
-            )
+            limit.name: self.prior.belief(limit.name, self.noise_misses[limit.name], rounds.get(limit.name, 0))
             for limit in self.limits
         }
 
@@ -280,7 +284,7 @@ class Declaration:
             monitors=self.monitors,
             stages=self.stages,
             reward=_record(self.prior.reward),
-            costs={name: _record(output) for name, output in self.prior.costs.items()},
+            costs={name: to_plain(_record(output)) for name, output in self.prior.costs.items()},
             support=pack_mask(self.prior.support),
         )
         plain: dict[str, object] = json.loads(canonical(to_plain(record)))
@@ -301,7 +305,7 @@ class Declaration:
             prior=Prior(
                 space=space,
                 reward=_output(record.reward),
-                costs={limit.name: _output(record.costs[limit.name]) for limit in record.limits},
+                costs={limit.name: _cost(record.costs[limit.name], limit.name) for limit in record.limits},
                 support=unpack_mask(record.support, len(space)),
                 contexts=record.contexts,
             ),
@@ -340,6 +344,13 @@ class _OutputRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _CoupledRecord(_OutputRecord):
+    """That of a cost which is believed to go with the reward; what does not go with it has no such field."""
+
+    correlation: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _DeclarationRecord:
     """A Declaration as the ledger keeps it."""
 
@@ -358,7 +369,7 @@ class _DeclarationRecord:
     monitors: Monitors
     stages: tuple[Stage, ...]
     reward: _OutputRecord
-    costs: Mapping[str, _OutputRecord]
+    costs: Mapping[str, Mapping[str, object]]
     support: str
 
 
@@ -377,7 +388,7 @@ def kernel_name(kernel: Kernel) -> str:
 def _record(output: OutputPrior) -> _OutputRecord:
     """An output's prior for the ledger."""
     linear = output.linear
-    return _OutputRecord(
+    record = _OutputRecord(
         mean=tuple(output.mean.tolist()),
         kernels=tuple({"kernel": kernel_name(kernel), **to_plain(kernel)} for kernel in output.kernels),
         weights=output.weights,
@@ -389,6 +400,16 @@ def _record(output: OutputPrior) -> _OutputRecord:
             features=tuple(tuple(row) for row in linear.features.tolist()),
             covariance=tuple(tuple(row) for row in linear.covariance.tolist()),
         ),
+    )
+    if output.correlation is None:
+        return record
+    return _CoupledRecord(correlation=output.correlation, **{f.name: getattr(record, f.name) for f in fields(record)})
+
+
+def _cost(plain: Mapping[str, object], name: str) -> OutputPrior:
+    """A cost's prior from the ledger."""
+    return _output(
+        from_plain(_CoupledRecord if "correlation" in plain else _OutputRecord, plain, f"declaration.costs.{name}")
     )
 
 
@@ -402,6 +423,7 @@ def _output(record: _OutputRecord) -> OutputPrior:
         episode_sd=record.episode_sd[0] if len(record.episode_sd) == 1 else np.array(record.episode_sd),
         noise_known=record.noise_known,
         linear=None if linear is None else LinearTerms(np.array(linear.features), np.array(linear.covariance)),
+        correlation=record.correlation if isinstance(record, _CoupledRecord) else None,
     )
 
 

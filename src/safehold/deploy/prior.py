@@ -12,6 +12,8 @@ from scipy.linalg import cho_factor, cho_solve
 from safehold.core.constraint import Limit
 from safehold.core.errors import BadPrior, UsageError
 from safehold.core.target import TargetSpace
+from safehold.deploy.belief import Belief, Partner
+from safehold.gp.coupled import coupled, factors
 from safehold.gp.kernels import Factor, Kernel, Matern52, Product
 from safehold.gp.linear import LinearTerms
 from safehold.gp.mixture import Mixture
@@ -54,6 +56,10 @@ class OutputPrior:
     `linear` adds the uncertain coefficients of a fitted mean to every one of them. `episode_sd` is the declared
     standard deviation of one episode's return around its expectation, one number or one a candidate. It is a floor:
     the model may use more of the same shape once replicates show it, never less. With `noise_known` it is the noise.
+
+    `correlation` rho, of a cost: its dial error goes with the reward's. cost = mean + sd_j u, reward = its mean +
+    ratio sd_j v, u and v each with the correlations k_j of kernel j of the *cost*, Corr(u(z), v(z')) = rho k_j(z, z');
+    ratio is the reward's dial error over the cost's (`dial_sd`). None: the reward says nothing of this cost.
     """
 
     mean: Float[np.ndarray, "m"]
@@ -62,6 +68,7 @@ class OutputPrior:
     episode_sd: float | Float[np.ndarray, "m"]
     noise_known: bool = False
     linear: LinearTerms | None = None
+    correlation: float | None = None
 
     def __post_init__(self) -> None:
         if not self.kernels:
@@ -70,6 +77,10 @@ class OutputPrior:
         if len(weights) != len(self.kernels) or not np.all(np.isfinite(weights) & (weights > 0)):
             raise BadPrior(f"{len(self.kernels)} kernels have the weights {self.weights}; one each, positive")
         object.__setattr__(self, "weights", tuple((weights / weights.sum()).tolist()))
+        if self.correlation is not None and not -1.0 < self.correlation < 1.0:
+            raise BadPrior(
+                f"the correlation of a cost with the reward is {self.correlation}; it is above -1 and under 1"
+            )
 
     @property
     def log_weights(self) -> tuple[float, ...]:
@@ -94,7 +105,7 @@ class OutputPrior:
         return total
 
     def process(self, space: TargetSpace) -> Mixture:
-        """The belief before any measurement."""
+        """The belief before any measurement, of this output by itself."""
         members = tuple(process_for(kernel, space, self.mean, self.linear) for kernel in self.kernels)
         return Mixture(members, self.log_weights)
 
@@ -157,6 +168,28 @@ class Prior:
                 )
             if output.linear is not None and len(output.linear.features) != m:
                 raise BadPrior(f"linear terms of {name} have {len(output.linear.features)} rows for {m} candidates")
+        _check_coupled(self)
+
+    @property
+    def coupled(self) -> str | None:
+        """The cost that is believed to go with the reward, if one is."""
+        return next((name for name, output in self.costs.items() if output.correlation is not None), None)
+
+    @property
+    def n_estimated(self) -> int:
+        """Number of outputs whose noise is bounded from replicates, and bears on what certificates rest on."""
+        outputs = [*self.costs.values(), *([] if self.coupled is None else [self.reward])]
+        return sum(not output.noise_known for output in outputs)
+
+    def belief(self, name: str, miss: float | None, rounds: int = 0) -> Belief:
+        """What is believed of a cost before anything is told; `rounds` noise bounds were already drawn from `miss`."""
+        cost, reward = self.costs[name], self.reward
+        process, partner = cost.process(self.space), None
+        if cost.correlation is not None:
+            gain = math.copysign(cost.dial_sd / reward.dial_sd, cost.correlation)
+            pair = coupled(cost.kernels, self.space, cost.mean, gain * reward.mean, abs(cost.correlation))
+            process, partner = Mixture.of(pair, cost.log_weights), Partner(gain, reward.episode_variance)
+        return Belief.before(process, cost.episode_variance, miss, rounds, partner)
 
     @staticmethod
     def asked(
@@ -172,6 +205,7 @@ class Prior:
         reward_episode_sd: float | None = None,
         kernel: KernelOf = Matern52,
         contexts: Mapping[str, float] | None = None,
+        correlation: Mapping[str, float] | None = None,
     ) -> "Prior":
         """The policy does what it is asked: E[reward return] = R and E[cost return] = G at the target z = (R, G).
 
@@ -186,6 +220,9 @@ class Prior:
         length-scales from 0.1 to 0.5 of each axis' range, short ones weighing more, and 0.7 and 1.4 times the dial
         error. With `lengthscales`, one a dial axis in its units, it is one `kernel` for all outputs (with contexts, a
         product of Matern 5/2).
+
+        `correlation`: of one cost's dial error with the reward's, by the cost's name (`OutputPrior.correlation`). Then
+        `reward_dial_error` and `reward_episode_sd` bear on safety too. It needs kernels that are products.
 
         Raises:
             BadPrior: if a scale is missing, not finite or not positive.
@@ -205,6 +242,7 @@ class Prior:
         scales = _Scales(space, contexts, lengthscales, kernel)
         dial_error = dict(dial_error or {})
         episode_sd = dict(episode_sd or {})
+        correlation = dict(correlation or {})
         costs = {}
         for limit in limits:
             noise = episode_sd.pop(limit.name, EPISODE_SD_SHARE * limit.value)
@@ -217,11 +255,13 @@ class Prior:
                 weights=weights,
                 episode_sd=noise,
                 noise_known=noise_known,
+                correlation=correlation.pop(limit.name, None),
             )
-        unknown = [*dial_error, *episode_sd]
+        unknown = [*dial_error, *episode_sd, *correlation]
         if unknown:
             raise BadPrior(
-                f"dial_error or episode_sd names {unknown[0]!r}, which has no limit; limits are on {[*costs]}"
+                f"dial_error, episode_sd or correlation names {unknown[0]!r}, which has no limit; "
+                f"limits are on {[*costs]}"
             )
         reward = space.points[:, 0]
         span = float(reward.max() - reward.min())
@@ -252,6 +292,12 @@ class Prior:
         Raises:
             BadPrior: if the table misses an output, or holds anything but finite means and positive errors.
         """
+        if self.coupled is not None:
+            raise BadPrior(
+                f"cost {self.coupled!r} is believed to go with the reward, and their maps are fitted one by one: the "
+                "errors that the table's targets have in both would be told twice. Fit without a correlation, or tell "
+                "the table's episodes with `observe`"
+            )
         _check_table(self, table)
         values = {limit.name: limit.value for limit in limits}
         costs = {}
@@ -336,6 +382,32 @@ class _Scales:
         return tuple((categorical | dict(factors))[name] for name in self.space.names)
 
 
+def _check_coupled(prior: Prior) -> None:
+    """One cost at most goes with the reward, and the pair is one that the grid engine can hold.
+
+    Raises:
+        BadPrior: saying what it is not.
+    """
+    names = [name for name, output in prior.costs.items() if output.correlation is not None]
+    if prior.reward.correlation is not None:
+        raise BadPrior("the reward has a correlation with itself declared; declare that of a cost with the reward")
+    if len(names) > 1:
+        raise BadPrior(
+            f"costs {names} are all believed to go with the reward, and so with one another, which no certificate "
+            "accounts for; declare one correlation at most"
+        )
+    for name in names:
+        if prior.costs[name].linear is not None or prior.reward.linear is not None:
+            raise BadPrior(
+                f"cost {name!r} is believed to go with the reward, and one of them has an affine map fitted by itself; "
+                "a correlation goes with declared means"
+            )
+        try:
+            factors(prior.costs[name].kernels, prior.space)
+        except UsageError as error:
+            raise BadPrior(f"correlation of cost {name!r} with the reward: {error}") from error
+
+
 def _fitted(prior: Prior, output: OutputPrior, table: OfflineTable, name: str) -> OutputPrior:
     """One output around its affine map: Bayesian linear regression with errors g + standard error.
 
@@ -403,9 +475,16 @@ def _words(what: str, output: OutputPrior, prior: Prior) -> str:
     noise = np.sqrt(output.episode_variance)
     how = "known" if output.noise_known else "at least; more where replicates show it"
     map_ = "; an affine map with uncertain coefficients" if output.linear is not None else ""
+    beside = (
+        f" It is off where the reward is, with a correlation of {output.correlation:g} (the reward by a standard "
+        f"deviation of {prior.reward.dial_sd:.4g}): trusted, and never fitted."
+        if output.correlation is not None
+        else ""
+    )
     count = f"{len(output.kernels)} kernel{'s' if len(output.kernels) > 1 else ''}"
     return (
         f"{what}: expected {supported.min():.4g} to {supported.max():.4g} where supported{map_}; the dial may be off "
         f"by a standard deviation of {' or '.join(f'{sd:.4g}' for sd in sds)}, in {count} with length-scales {scales}. "
         f"One episode scatters by {noise.min():.4g}{f' to {noise.max():.4g}' if np.ptp(noise) > 0 else ''} ({how})."
+        f"{beside}"
     )

@@ -14,7 +14,7 @@ from safehold.core.measurement import Measurement
 from safehold.deploy.belief import Belief, ToldMean
 from safehold.deploy.betting import Capital
 from safehold.deploy.certificates.rule import Evidence, Standing, Verdict, compose
-from safehold.deploy.declaration import REWARD_NOISE_MISS, Declaration
+from safehold.deploy.declaration import Declaration
 from safehold.deploy.stages import Stage
 from safehold.deploy.watch import LADDER, Watch, score
 from safehold.ledger.events import (
@@ -443,15 +443,15 @@ class State:
             limit.name: told_statistic(limit, index, measurement, self.declaration.tops[limit.name])
             for limit in self.limits
         }
+        rewards = measurement.rewards[~measurement.failed]
+        reward, mean_reward = self.reward, None
+        if len(rewards):
+            mean_reward = ToldMean(index, float(np.mean(rewards)), len(rewards), 1.0 / len(rewards), 0.0)
+            reward = reward.tell(mean_reward, rewards)
         costs = {
-            name: self.costs[name].tell(point, measurement.costs[name][~measurement.failed])
+            name: self.costs[name].tell(point, measurement.costs[name][~measurement.failed], mean_reward, reward.scale)
             for name, point in points.items()
         }
-        rewards = measurement.rewards[~measurement.failed]
-        reward = self.reward
-        if len(rewards):
-            point = ToldMean(index, float(np.mean(rewards)), len(rewards), 1.0 / len(rewards), 0.0)
-            reward = reward.tell(point, rewards)
         tallies = self.tallies if own else self.outside
         tallies = {**tallies, index: tallies.get(index, Tally({})).of(measurement)}
         after = replace(
@@ -545,7 +545,8 @@ class State:
     ) -> "State":
         """The first state of an epoch; noise bounds go on being drawn from the one share that they have."""
         drawn = {} if before is None else {name: belief.rounds for name, belief in before.costs.items()}
-        reward = declaration.prior.reward
+        prior = declaration.prior
+        rewards_drawn = 0 if before is None or prior.coupled is None else before.reward.rounds
         delta = declaration.share.certificate if left is None else left
         state = State(
             declaration=declaration,
@@ -554,9 +555,10 @@ class State:
             states=states,
             told=told,
             reward=Belief.before(
-                reward.process(declaration.space),
-                reward.episode_variance,
-                None if reward.noise_known else REWARD_NOISE_MISS,
+                prior.reward.process(declaration.space),
+                prior.reward.episode_variance,
+                declaration.reward_miss,
+                rewards_drawn,
             ),
             costs=declaration.beliefs(drawn),
             standings=tuple(rule.start(declaration.terms(delta)) for rule in declaration.rules),

@@ -1,5 +1,6 @@
 """Whole deployments on worlds drawn from the declared prior: what would have happened, and how often it went wrong."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -163,6 +164,7 @@ class WorldSampler:
         self._prior = declaration.prior if truth is None else truth
         space = declaration.space
         self._reward = _Surfaces.of(self._prior.reward, space)
+        self._coupled = self._prior.coupled
         self._costs = {name: _Surfaces.of(output, space) for name, output in self._prior.costs.items()}
 
     def draw(self, rng: np.random.Generator, seeds: SeedTruth = "safe") -> World:
@@ -173,12 +175,18 @@ class WorldSampler:
         """
         declaration, prior = self._declaration, self._prior
         for _ in range(_DRAWS):
-            costs = {name: surfaces.draw(rng) for name, surfaces in self._costs.items()}
+            beside = None
+            costs = {}
+            for name, surfaces in self._costs.items():
+                if name == self._coupled:
+                    costs[name], beside = surfaces.draw_pair(prior.reward, rng)
+                else:
+                    costs[name] = surfaces.draw(rng)
             if self._moved:
                 costs = {name: np.clip(values, 0.0, declaration.tops[name]) for name, values in costs.items()}
             possible = all(np.all((c >= 0) & (c <= declaration.tops[n])) for n, c in costs.items())
             world = World(
-                reward=self._reward.draw(rng),
+                reward=self._reward.draw(rng) if beside is None else beside,
                 costs=costs,
                 reward_episode_sd=prior.reward.episode_sd,
                 cost_episode_sds={name: output.episode_sd for name, output in prior.costs.items()},
@@ -292,14 +300,30 @@ class _Surfaces:
 
     def draw(self, rng: np.random.Generator) -> Float[np.ndarray, "m"]:
         """One function."""
-        roots = self.roots[int(rng.choice(len(self.roots), p=self.output.weights)) if len(self.roots) > 1 else 0]
-        values = rng.standard_normal(self.shape)
-        for axis, root in enumerate(roots):
-            values = np.moveaxis(np.tensordot(root, values, axes=(1, axis)), 0, axis)
-        drawn = self.output.mean + values.ravel()
+        drawn = self.output.mean + self._error(self._member(rng), rng)
         if self.linear is not None:
             drawn = drawn + self.linear @ rng.standard_normal(self.linear.shape[1])
         return drawn
+
+    def draw_pair(
+        self, reward: OutputPrior, rng: np.random.Generator
+    ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
+        """A cost and a reward that goes with it, as is declared of the cost (`OutputPrior.correlation`)."""
+        member, rho = self._member(rng), self.output.correlation or 0.0
+        error = self._error(member, rng)
+        other = rho * error + math.sqrt(1.0 - rho**2) * self._error(member, rng)
+        return self.output.mean + error, reward.mean + reward.dial_sd / self.output.dial_sd * other
+
+    def _member(self, rng: np.random.Generator) -> int:
+        """The number of a member of the mixture."""
+        return int(rng.choice(len(self.roots), p=self.output.weights)) if len(self.roots) > 1 else 0
+
+    def _error(self, member: int, rng: np.random.Generator) -> Float[np.ndarray, "m"]:
+        """A function of a member around 0."""
+        values = rng.standard_normal(self.shape)
+        for axis, root in enumerate(self.roots[member]):
+            values = np.moveaxis(np.tensordot(root, values, axes=(1, axis)), 0, axis)
+        return values.ravel()
 
 
 def _root(covariance: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n n"]:

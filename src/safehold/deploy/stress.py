@@ -35,7 +35,8 @@ class Fault:
     declared. `kind`: correlation function along every dial axis of the truth. `law`: of an episode's costs around
     their expectation; "heavy tails" is Student's t with 3 degrees, of the same standard deviation, "catastrophes" are
     one episode in a hundred that costs ten limits more. `drift`: by how much every expected cost rises after half of
-    the asks, in limits. `seeds`: whether the seed targets are safe.
+    the asks, in limits. `correlation`: of cost and reward in the truth, as a multiple of a declared one. `seeds`:
+    whether the seed targets are safe.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Fault:
     kind: FactorKind | None = None
     law: Law = "normal"
     drift: float = 0.0
+    correlation: float = 1.0
     seeds: SeedTruth = "safe"
 
     def __post_init__(self) -> None:
@@ -66,6 +68,14 @@ FAULTS = (
     Fault(name="a seed target is unsafe", seeds="unsafe"),
 )
 """What `safehold deploy stress` tries, one fault at a time."""
+
+UNRELATED = Fault(name="the reward says nothing of costs", correlation=0.0)
+"""Besides, where a correlation is declared."""
+
+
+def faults_of(declaration: Declaration) -> tuple[Fault, ...]:
+    """What can be wrong with a declaration."""
+    return FAULTS if declaration.prior.coupled is None else (*FAULTS, UNRELATED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +154,7 @@ def _faulty(output: OutputPrior, fault: Fault) -> OutputPrior:
         output,
         kernels=tuple(scaled(kernel, fault) for kernel in output.kernels),
         episode_sd=output.episode_sd * fault.noise,
+        correlation=None if output.correlation is None else fault.correlation * output.correlation,
     )
 
 

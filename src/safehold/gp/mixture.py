@@ -137,6 +137,14 @@ class Mixture:
         object.__setattr__(self, "_told", told)
         object.__setattr__(self, "_weighed", told)
 
+    @staticmethod
+    def of(told: Told, log_prior: tuple[float, ...]) -> "Mixture":
+        """The mixture of processes that are told in one go already; nothing of what they know stays out of the weights.
+
+        What it shows is what `told` shows, which may be less than its members know (`safehold.gp.coupled`).
+        """
+        return Mixture(told.processes, log_prior, told, told)
+
     @property
     def n_told(self) -> int:
         """Number of measurements told, hallucinated ones and those outside the weights among them."""
@@ -170,7 +178,7 @@ class Mixture:
         """The mixture as if only what counts for the weights had been told: nothing assumed, nothing hallucinated."""
         if self._weighed is self._told:
             return self
-        return Mixture(self._weighed.processes, self.log_prior, self._weighed, self._weighed)
+        return Mixture.of(self._weighed, self.log_prior)
 
     @cached_property
     def weights(self) -> Float[np.ndarray, "j"]:

@@ -84,6 +84,10 @@ EXPLAINED: Mapping[str, tuple[str, Callable[[State], Standing]]] = MappingProxyT
             "after a resume the world is a new draw from the prior, as whoever resumed attests",
             _trusted,
         ),
+        "A13-correlation": (
+            "the coupled cost and the reward are off together, with the declared correlation and dial errors",
+            _prior,
+        ),
         "A6-seeds-from-log": ("the seed targets are safe, because logged episodes near them were", _seeds),
     }
 )

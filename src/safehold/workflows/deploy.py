@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -27,12 +28,13 @@ from safehold.deploy.declaration import SeedRule as SeedBasis
 from safehold.deploy.guard import Guard
 from safehold.deploy.guarded import GuardedPolicy
 from safehold.deploy.optimizer import Deployment
-from safehold.deploy.prior import Prior
+from safehold.deploy.prior import REWARD_DIAL_ERROR_SHARE, REWARD_EPISODE_SD_SHARE, Prior
 from safehold.deploy.seeds import SeedRule, SeedSelection, from_returns
 from safehold.deploy.stages import by_parts
 from safehold.deploy.steps import awaiting
 from safehold.deploy.watch import Monitors
 from safehold.envs import registry
+from safehold.gp.kernels import Matern52, Product
 from safehold.ledger.events import Observed, Started
 from safehold.ledger.run import RunDirectory
 from safehold.rollout.episodes import rollout
@@ -78,6 +80,14 @@ class DeployConfig(Config):
     """Declared standard deviation of the dial's error in cost, as a share of the limit."""
     episode_sd: PositiveFloat = 0.25
     """Declared floor of the standard deviation of one episode's cost, as a share of the limit."""
+    correlation: float | None = Field(default=None, gt=-1.0, lt=1.0)
+    """Declared correlation of the dial's errors in cost and in reward, which lets rewards say something of costs. It is
+    trusted, and helps where rewards are much cleaner than costs; none if not said."""
+    reward_dial_error: PositiveFloat = REWARD_DIAL_ERROR_SHARE
+    """Declared standard deviation of the dial's error in reward, as a share of the span of the target rewards; bears on
+    safety only with a correlation."""
+    reward_episode_sd: PositiveFloat = REWARD_EPISODE_SD_SHARE
+    """The same of one episode's reward around its expectation: a floor, like that of the cost."""
     seed_cost: float = Field(default=0.25, gt=0.0, lt=1.0)
     """Seed targets ask for at most this share of the limit ..."""
     seed_low: PositiveFloat = 0.8
@@ -154,6 +164,10 @@ def plan(dataset: OfflineDataset, config: DeployConfig, oversight: Oversight | N
         lengthscales=None if config.certificate == "risk_ledger" else scales,
         dial_error={name: config.dial_error * limit.value},
         episode_sd={name: config.episode_sd * limit.value},
+        reward_dial_error=config.reward_dial_error * spans["reward"],
+        reward_episode_sd=config.reward_episode_sd * spans["reward"],
+        kernel=Matern52 if config.correlation is None else partial(Product.of, "matern52"),
+        correlation=None if config.correlation is None else {name: config.correlation},
     )
     shares = _shares(config.delta, oversight)
     declaration = Declaration(
