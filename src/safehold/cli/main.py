@@ -56,6 +56,10 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "evaluate": ("safehold.cli.evaluate", {"": "run a policy for fresh episodes, and print its returns"}),
     "benchmark": ("safehold.cli.benchmark", {"": "compare methods over tasks and seeds, resumably"}),
+    "finetune": (
+        "safehold.cli.finetune",
+        {"": "let a trained policy learn on in its world, uncertified: what tuning targets is compared with"},
+    ),
     "explore": ("safehold.cli.explore", {"": "learn online under a cost limit, and keep snapshots"}),
     "deploy": (
         "safehold.cli.deploy",

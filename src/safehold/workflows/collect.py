@@ -37,7 +37,7 @@ CAREFUL_COST = 20.0
 RECKLESS_SHARE = 0.5
 """A snapshot of a run without a limit is reckless from this share of the zoo's largest mean cost return on."""
 RELAY_SHARE = 0.7
-"""Careful snapshots take turns if they earn at least this share of the best careful one's reward."""
+"""Snapshots take turns if they earn at least this share of the best reward of their kind, careful or reckless."""
 SPRINT_SHARE = 0.65
 """Share of relays that end in a reckless sprint."""
 TURN = 0.7
@@ -146,9 +146,10 @@ def careful_of(policies: Sequence[ZooPolicy]) -> list[ZooPolicy]:
 
 def reckless_of(policies: Sequence[ZooPolicy]) -> list[ZooPolicy]:
     """The snapshots that sprint."""
-    free = [entry for entry in policies if entry.limit is None]
     most = max((entry.evaluations[0].cost for entry in policies), default=0.0)
-    return [entry for entry in free if entry.evaluations[0].cost >= RECKLESS_SHARE * most]
+    free = [e for e in policies if e.limit is None and e.evaluations[0].cost >= RECKLESS_SHARE * most]
+    best = max((entry.evaluations[0].reward for entry in free), default=0.0)
+    return [entry for entry in free if entry.evaluations[0].reward >= RELAY_SHARE * best]
 
 
 def _relay(

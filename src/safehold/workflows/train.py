@@ -83,7 +83,7 @@ def train(
     learner, sampler = chosen.build(data, config, streams.integer("weights"))
     run = _ProvenRun(OfflineRun(learner, sampler, streams["batches"]), provenance)
     directory.mkdir(parents=True, exist_ok=True)
-    newest = _newest(directory / "checkpoints") if resume else None
+    newest = newest_checkpoint(directory / "checkpoints") if resume else None
     if newest is not None:
         run.restore(newest)
     save = every(checkpoint_every, checkpoint(run, directory / "checkpoints", TRAINING))
@@ -156,8 +156,8 @@ class _ProvenRun:
         self.run.restore(State(saved.tensors, saved.meta))
 
 
-def _newest(directory: Path) -> Path | None:
-    """The checkpoint with the most updates, None if there is none; unfinished writes are skipped."""
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint with the most updates that training left there; None if there is none, unfinished writes aside."""
     numbered = [path for path in directory.glob("[0-9]*") if path.name.isdigit()] if directory.is_dir() else []
     return max(numbered, key=lambda path: int(path.name), default=None)
 
