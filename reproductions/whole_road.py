@@ -1,16 +1,18 @@
 """The whole road over five seeds: how often a deployed target was unsafe, and what the tuned policy earns.
 
-    python reproductions/whole_road.py [--certificate risk_ledger|paper] [--seeds 10 11 12 13 14] [--out docs/results]
-                                       [--runs runs/whole-road-CERTIFICATE] [--learnt-in RUNS]
+    python reproductions/whole_road.py [--task HalfCheetahVelocity] [--limit 20] [--certificate risk_ledger|paper]
+                                       [--seeds 10 11 12 13 14] [--judged 100] [--out docs/results]
+                                       [--runs runs/whole-road-NAME] [--learnt-in RUNS]
 
 Every seed draws its own dataset from the zoo, its own weights, its own deployment. Fixed before the study was run:
-the configuration below (that of `safehold demo`, except that every deployed target is judged by 100 fresh episodes),
+the configuration below (that of `safehold demo`, except that every deployed target is judged by `--judged` episodes),
 five seeds, the statistics of `table`, all seeds reported. The plan of the log and the training settings were chosen
 by looking at seeds 0, 1 and 2; so that choosing does not flatter the result, the study uses none of them. About eight
 minutes a seed on two cores; interrupted runs go on where they stopped.
 
-The study is made once with the default certificate and once with the paper's rule. `--learnt-in` takes logs and
-policies from the runs of the other one, so that the two differ in the deployment alone, and evaluates everything anew.
+HalfCheetahVelocity is studied once with the default certificate and once with the paper's rule. `--learnt-in` takes
+logs and transformers from the runs of another certificate or limit, so that the two differ in the deployment alone
+(and in what is cloned beside, if in the limit), and evaluates everything anew.
 """
 
 import argparse
@@ -75,8 +77,8 @@ def table(summaries: list[RoadSummary]) -> str:
     lines.append(f"| runs that ended by holding | {held} of {len(summaries)} | | |")
     deployed = sum(summary.distinct_targets for summary in summaries)
     for name, words in (
-        ("unsafe_targets", "deployed targets above the limit with 95 % confidence (100 fresh episodes each)"),
-        ("raw_unsafe_targets", "deployed targets whose mean over 100 fresh episodes is above the limit"),
+        ("unsafe_targets", "deployed targets above the limit with 95 % confidence (fresh episodes)"),
+        ("raw_unsafe_targets", "deployed targets whose mean over fresh episodes is above the limit"),
     ):
         unsafe = sum(getattr(summary, name) for summary in summaries)
         interval = proportion_interval(unsafe, deployed)
@@ -102,7 +104,8 @@ def _adopt(learnt: Path, directory: Path, config: RoadConfig) -> None:
     directory.mkdir(parents=True)
     (directory / "config.json").write_text(json.dumps(identity, indent=2) + "\n")
     shutil.copy2(learnt / "episodes.hdf5", directory)
-    for policy in ("cdt", "bc_safe"):
+    same_limit = found["deploy"]["limit"] == config.deploy.limit
+    for policy in ("cdt", "bc_safe") if same_limit else ("cdt",):
         shutil.copytree(learnt / policy, directory / policy)
 
 
@@ -116,18 +119,26 @@ def main() -> None:
     """Runs the seeds that are missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--task", default=RoadConfig().task)
+    parser.add_argument("--limit", type=float, default=DeployConfig().limit)
+    parser.add_argument("--judged", type=int, default=100, help="fresh episodes for every deployed target")
     parser.add_argument("--certificate", choices=("risk_ledger", "paper"), default="risk_ledger")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--learnt-in", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
     commit = _commit()
+    said = [f"--certificate {arguments.certificate}"]
     name = f"whole-road-{arguments.certificate.replace('_', '-')}"
+    if (arguments.task, arguments.limit) != (RoadConfig().task, DeployConfig().limit):
+        name += f"-{arguments.task.split('/')[-1]}-{arguments.limit:g}"
+        said += [f"--task {arguments.task} --limit {arguments.limit:g} --judged {arguments.judged}"]
     runs = arguments.runs or Path("runs") / name
     summaries, commits = [], []
     for seed in arguments.seeds:
         directory = runs / f"seed-{seed}"
-        config = RoadConfig(seed=seed, deployed_episodes=100, deploy=DeployConfig(certificate=arguments.certificate))
+        deploy = DeployConfig(certificate=arguments.certificate, limit=arguments.limit)
+        config = RoadConfig(task=arguments.task, seed=seed, deployed_episodes=arguments.judged, deploy=deploy)
         if arguments.learnt_in is not None:
             _adopt(arguments.learnt_in / f"seed-{seed}", directory, config)
         if finished(directory):
@@ -139,7 +150,7 @@ def main() -> None:
         commits.append(directory.with_suffix(".commit").read_text().strip())
     arguments.out.mkdir(parents=True, exist_ok=True)
     record = {
-        "command": f"python reproductions/whole_road.py --certificate {arguments.certificate}",
+        "command": f"python reproductions/whole_road.py {' '.join(said)}",
         "commits": commits,
         "python": platform.python_version(),
         "seeds": arguments.seeds,

@@ -1,9 +1,9 @@
-"""Draws the figures of docs/zoo.md, and tells the numbers of its table of the log.
+"""Draws a task's two figures of docs/zoo.md, and tells the numbers of its tables.
 
     python zoo/draw.py LOG [--out docs/figures]
 
-LOG is what `safehold data collect HalfCheetahVelocity` wrote. Leaves zoo-curves.svg (the learning curves beside this
-script) and zoo-log.svg (the episodes of LOG in the plane of their returns). The same input gives the same bytes.
+LOG is what `safehold data collect TASK` wrote. Leaves zoo-curves-TASK.svg (the learning curves beside this script) and
+zoo-log-TASK.svg (the episodes of LOG in the plane of their returns). The same input gives the same bytes.
 """
 
 import argparse
@@ -23,12 +23,13 @@ from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
 from safehold.workflows.collect import RELAY_LIMIT
 
-CURVES = Path(__file__).parent / "HalfCheetahVelocity-curves.csv"
 COST_EDGES = (0, 5, 20, 40, 80, 150, 250, 400, 1001)
 """Rows of the table; a cost return is between one edge and the next, the next excluded."""
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"
 """Okabe and Ito's colours, told apart by colour-blind readers."""
 COST_TICKS = (0, 5, 10, 20, 50, 100, 200, 500, 1000)
+LINEAR_UP_TO = 200.0
+"""A cost axis that ends before this is linear."""
 
 Curve = list[dict[str, str]]
 
@@ -58,12 +59,14 @@ def draw_curves(runs: list[tuple[float | None, int, Curve]]) -> Figure:
         reward.set_title(f"{'no limit' if limit is None else f'limit {limit:g}'}\nseed {seed}", fontsize=8.0)
         for panel in (reward, cost):
             panel.grid(axis="y", color="#dddddd", linewidth=0.5)
-    _cost_scale(axes[1, 0], "y", (0, 10, 100, 1000))
-    axes[1, 0].set_xlim(0.0, 3.05)
-    axes[1, 0].set_xticks([0, 1, 2, 3])
+    most = max(float(point["cost"]) for _, _, curve in runs for point in curve)
+    longest = max(float(point["step"]) for _, _, curve in runs for point in curve) / 1e6
+    _cost_scale(axes[1, 0], "y", (0, 10, 100, 1000), most)
+    axes[1, 0].set_xlim(0.0, 1.02 * longest)
+    axes[1, 0].set_xticks(np.linspace(0.0, round(longest, 1), 4 if longest > 2.5 else 3))
     axes[0, 0].yaxis.set_major_formatter("{x:,.0f}")
     axes[0, 0].set_ylabel("reward return")
-    axes[1, 0].set_ylabel("cost return\n(steps too fast)")
+    axes[1, 0].set_ylabel("cost return")
     figure.supxlabel("million environment steps", fontsize=8.0)
     return figure
 
@@ -93,14 +96,15 @@ def draw_log(log: OfflineDataset) -> Figure:
         f"limit {RELAY_LIMIT:g}", (RELAY_LIMIT, 1.0), (4, -2), xycoords=("data", "axes fraction"),
         textcoords="offset points", va="top",
     )  # fmt: skip
-    _cost_scale(axes, "x", COST_TICKS)
-    axes.set_xlim(-1.0, 1050.0)
-    axes.set_xlabel("cost return (steps too fast, of 1,000; linear up to 10, logarithmic above)")
+    straight = _cost_scale(axes, "x", COST_TICKS, float(cost.max()))
+    axes.set_xlim(-1.0, 1.05 * float(cost.max()))
+    scale = "" if straight else "; linear up to 10, logarithmic above"
+    axes.set_xlabel(f"cost return ({log.spec.cost_units[0]}, of {log.spec.horizon:,}{scale})")
     axes.set_ylabel("reward return")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(color="#dddddd", linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", frameon=False, title="episodes of")
+    axes.legend(loc="lower right" if straight else "upper left", frameon=False, title="episodes of")
     return figure
 
 
@@ -114,11 +118,15 @@ def rows(log: OfflineDataset) -> Iterator[str]:
             yield f"| {low} to {high} | {len(rewards)} | {numbers} |"
 
 
-def _cost_scale(axes: Axes, which: str, ticks: tuple[int, ...]) -> None:
-    """Linear up to 10, so that a cost of zero has a place, logarithmic above."""
+def _cost_scale(axes: Axes, which: str, ticks: tuple[int, ...], most: float) -> bool:
+    """Linear where costs are few; else linear up to 10, so that zero has a place, logarithmic above. Says which."""
+    if most < LINEAR_UP_TO:
+        return True
     getattr(axes, f"set_{which}scale")("symlog", linthresh=10.0, linscale=1.0)
-    getattr(axes, f"set_{which}ticks")(ticks, [f"{tick:,}" for tick in ticks])
+    shown = [tick for tick in ticks if tick <= 1.5 * most]
+    getattr(axes, f"set_{which}ticks")(shown, [f"{tick:,}" for tick in shown])
     getattr(axes, f"{which}axis").set_minor_locator(mpl.ticker.NullLocator())
+    return False
 
 
 def main() -> None:
@@ -133,8 +141,10 @@ def main() -> None:
     with mpl.rc_context(
         {"svg.hashsalt": "safehold", "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
     ):
-        for name, figure in (("zoo-curves", draw_curves(curves(CURVES))), ("zoo-log", draw_log(log))):
-            figure.savefig(arguments.out / f"{name}.svg", metadata={"Date": None})
+        name = log.spec.env_id.split("/")[-1]
+        learnt = curves(Path(__file__).parent / f"{name}-curves.csv")
+        for what, figure in (("curves", draw_curves(learnt)), ("log", draw_log(log))):
+            figure.savefig(arguments.out / f"zoo-{what}-{name}.svg", metadata={"Date": None})
     for row in rows(log):
         logging.getLogger("zoo").info(row)
 

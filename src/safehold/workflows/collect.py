@@ -56,6 +56,11 @@ class Behaviour:
     policy: Policy
 
 
+def shipped() -> tuple[str, ...]:
+    """The environments that have a zoo."""
+    return tuple(sorted(path.parent.relative_to(ZOO).as_posix() for path in ZOO.rglob("manifest.json")))
+
+
 def packaged_zoo(env_id: str) -> Zoo:
     """The zoo that is shipped for an environment.
 
@@ -66,10 +71,9 @@ def packaged_zoo(env_id: str) -> Zoo:
     registry.task(env_id)
     directory = ZOO / env_id
     if not directory.is_dir():
-        shipped = ", ".join(sorted(str(path.parent.relative_to(ZOO)) for path in ZOO.rglob("manifest.json")))
         raise UsageError(
-            f"no behaviour policies are shipped for {env_id!r}, only for: {shipped}; train some with zoo/train.py, "
-            "or bring a log of your own"
+            f"no behaviour policies are shipped for {env_id!r}, only for: {', '.join(shipped())}; train "
+            "some with zoo/train.py, or bring a log of your own"
         )
     return load_zoo(directory)
 

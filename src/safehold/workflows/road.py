@@ -705,12 +705,13 @@ def _write_manifest(directory: Path, config: RoadConfig) -> None:
         and path not in (directory / MANIFEST, directory / "clock.json")
         and not any(part.startswith(".") for part in path.relative_to(directory).parts)
     )
+    simulator = "pybullet" if config.task.startswith("bullet/") else "mujoco"
     manifest = {
         "config": _identity(config.to_json()),
         "safehold": __version__,
         "versions": {
             "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "scipy", "torch", "gymnasium", "mujoco")},
+            **{name: version(name) for name in ("numpy", "scipy", "torch", "gymnasium", simulator)},
         },
         "platform": platform.platform(),
         # the ledger's database has its own chain and head, and changes its bytes when it is merely opened
