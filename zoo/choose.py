@@ -2,16 +2,16 @@
 
     python zoo/choose.py RUNS OUT
 
-RUNS is what zoo/train.py left (OUT/runs there). Kept are, all of one seed: of the careful run (RELAY_LIMIT of
-workflows/collect.py) the careful snapshots that act alike from episode to episode (`steady_sd` of zoo/runs.toml); of
-the reckless run (no limit) the reckless ones up to `reckless_steps`; of every other run the last LAST snapshots. Runs
-of one seed share their first steps and move more alike than runs of two seeds.
+RUNS is what zoo/train.py left (OUT/runs there). Prints the table of docs/zoo.md. Kept are, all of one seed: of the
+careful run (RELAY_LIMIT of workflows/collect.py) the careful snapshots that act alike from episode to episode
+(`steady_sd` of zoo/runs.toml); of the reckless run (no limit) the reckless ones up to `reckless_steps`; of every other
+run the last LAST snapshots. Runs of one seed share their first steps and move more alike than runs of two seeds.
 """
 
 import argparse
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safehold.learn.online.zoo import ZooPolicy, load_zoo, save_zoo
@@ -35,6 +35,20 @@ def kept(run: Sequence[ZooPolicy], reckless: Sequence[ZooPolicy], plan: Mapping[
     return run[-LAST:]
 
 
+def rows(chosen: Sequence[ZooPolicy]) -> Iterator[str]:
+    """What was kept of each run: how many, after how many steps, least and largest mean returns; the last, noisy."""
+    limits = sorted({entry.limit for entry in chosen}, key=lambda limit: math.inf if limit is None else limit)
+    for limit in limits:
+        run = sorted((entry for entry in chosen if entry.limit == limit), key=lambda entry: entry.step)
+        quiet, noisy = [entry.evaluations[0] for entry in run], run[-1].evaluations[1]
+        reward, cost = ([getattr(one, what) for one in quiet] for what in ("reward", "cost"))
+        yield (
+            f"| {'none' if limit is None else f'{limit:g}'} | {len(run)} | {run[0].step / 1e6:.2f} to "
+            f"{run[-1].step / 1e6:.2f} | {min(reward):,.0f} to {max(reward):,.0f} | {min(cost):.0f} to {max(cost):.0f} "
+            f"| {noisy.reward:,.0f} | {noisy.cost:.0f} |"
+        )
+
+
 def main() -> None:
     """Reads all snapshots, writes the chosen ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -49,6 +63,8 @@ def main() -> None:
         runs.setdefault(entry.run, []).append(entry)
     chosen = [entry for run in runs.values() for entry in kept(sorted(run, key=lambda e: e.step), reckless, plan)]
     provenance = {**zoo.provenance, "chosen": f"{len(chosen)} of {len(zoo.policies)} snapshots by zoo/choose.py"}
+    for row in rows(chosen):
+        print(row)
     save_zoo(arguments.out, env_id=zoo.env_id, policies=chosen, provenance=provenance)
 
 
