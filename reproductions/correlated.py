@@ -5,8 +5,8 @@
 Written down before the runs that are reported, after trial runs of ten a cell:
 
 * One run: a dial of 9 x 9 targets (reward 0 to 100, cost 180 to 230, the limit at 200), 3 seed targets at cost 180,
-  20 asks of 20 episodes, the risk ledger at delta 0.1. The cost is expected to rise along both axes from 180 to 230, the
-  reward to be what is asked. The deciding code is safehold's own, whole, its monitors on.
+  20 asks of 20 episodes, the risk ledger at delta 0.1. The cost is expected to rise along both axes from 180 to 230,
+  the reward to be what is asked. The deciding code is safehold's own, whole, its monitors on.
 * Dial errors: 12 in cost, 10 in reward. Episodes: sd 40 in cost, 2 in reward, so that a told mean reward is twenty
   times cleaner than a told mean cost in units of their dial errors: the case that a correlation is for
   (docs/results/correlation.md).
@@ -154,8 +154,8 @@ def paid(result: SimulatedRun) -> int:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, a cell a row."""
     lines = [
-        "| believed | true | runs with an unsafe target [95 %] | given safe seeds | charged; unsafe and paid for, a run |"
-        " certified at the end | new targets | gained | regret | alarms |",
+        "| believed | true | runs with an unsafe target [95 %] | given safe seeds | charged; unsafe and paid for, "
+        "a run | certified at the end | new targets | gained | regret | alarms |",
         "|---" * 10 + "|",
     ]
     for row in rows:

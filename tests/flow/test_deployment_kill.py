@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,20 +19,28 @@ from safehold.deploy.declaration import Declaration
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.prior import Prior
 from safehold.deploy.verify import verify
+from safehold.gp.kernels import Matern52, Product
 from safehold.ledger.run import RunDirectory
 
 HORIZON = 10
 FORK = multiprocessing.get_context("fork")
 
 
-def declaration() -> Declaration:
+def declaration(correlation: float | None = None) -> Declaration:
     space = TargetSpace(
         {"reward": tuple(np.linspace(0.0, 160.0, 9).tolist()), "cost": tuple(np.linspace(0.0, 40.0, 9).tolist())}
     )
     limit = Limit("cost", 20.0)
     support = np.ones(len(space), dtype=np.bool_)
     return Declaration(
-        prior=Prior.asked(space, [limit], support, lengthscales={"reward": 80.0, "cost": 20.0}),
+        prior=Prior.asked(
+            space,
+            [limit],
+            support,
+            lengthscales={"reward": 80.0, "cost": 20.0},
+            kernel=Matern52 if correlation is None else partial(Product.of, "matern52"),
+            correlation=None if correlation is None else {"cost": correlation},
+        ),
         limits=(limit,),
         caps={"cost": 200.0},
         seed_targets=((40.0, 0.0), (40.0, 5.0)),
@@ -51,13 +60,13 @@ def episodes(target: Target) -> Measurement:
     )
 
 
-def drive(path: Path, acknowledged: Path) -> None:
+def drive(path: Path, acknowledged: Path, declared: Declaration) -> None:
     """What a runner does: resumes or starts, and writes down outside the ledger what it was told is done."""
     config.update("jaxtyping_disable", True)
     notes = os.open(acknowledged, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_SYNC)
     run = RunDirectory(path)
     with (
-        Deployment.open(path) if run.started else Deployment.create(path, declaration()) as deployment,
+        Deployment.open(path) if run.started else Deployment.create(path, declared) as deployment,
         run.runner_lock(),
     ):
         for number in range(HORIZON):
@@ -71,15 +80,15 @@ def drive(path: Path, acknowledged: Path) -> None:
     os.close(notes)
 
 
-def child(path: Path, acknowledged: Path):
-    process = FORK.Process(target=drive, args=(path, acknowledged))
+def child(path: Path, acknowledged: Path, declared: Declaration):
+    process = FORK.Process(target=drive, args=(path, acknowledged, declared))
     process.start()
     return process
 
 
-def finish(path: Path, acknowledged: Path) -> list[str]:
+def finish(path: Path, acknowledged: Path, declared: Declaration) -> list[str]:
     """Runs to the end undisturbed; the chain of hashes, which covers everything but timestamps."""
-    process = child(path, acknowledged)
+    process = child(path, acknowledged, declared)
     process.join(60)
     assert process.exitcode == 0
     with RunDirectory(path).open(read_only=True) as ledger:
@@ -98,17 +107,18 @@ def check_acknowledged(path: Path, acknowledged: Path) -> None:
             assert state.states[trial] is TrialState.DONE
 
 
-def kill_and_resume(tmp_path: Path, kills: int, seed: int) -> None:
+def kill_and_resume(tmp_path: Path, kills: int, seed: int, correlation: float | None = None) -> None:
+    declared = declaration(correlation)
     rng = np.random.default_rng(seed)
     started = time.monotonic()
-    unbroken = finish(tmp_path / "unbroken", tmp_path / "unbroken.txt")
+    unbroken = finish(tmp_path / "unbroken", tmp_path / "unbroken.txt", declared)
     longest = time.monotonic() - started
     done, run, began_in_vain = 0, 0, 0
     while done < kills:
         run += 1
         path, acknowledged = tmp_path / f"run {run}", tmp_path / f"run {run}.txt"
         for _ in range(10):
-            process = child(path, acknowledged)
+            process = child(path, acknowledged, declared)
             time.sleep(rng.uniform(0.0, longest / 2))
             os.kill(process.pid, signal.SIGKILL)
             process.join(60)
@@ -120,7 +130,7 @@ def kill_and_resume(tmp_path: Path, kills: int, seed: int) -> None:
                 check_acknowledged(path, acknowledged)
             else:
                 began_in_vain += 1
-        assert finish(path, acknowledged) == unbroken
+        assert finish(path, acknowledged, declared) == unbroken
         check_acknowledged(path, acknowledged)
         assert verify(path) == []
     assert began_in_vain < done / 2
@@ -128,6 +138,10 @@ def kill_and_resume(tmp_path: Path, kills: int, seed: int) -> None:
 
 def test_ten_kills_lose_nothing_and_change_nothing(tmp_path):
     kill_and_resume(tmp_path, kills=10, seed=0)
+
+
+def test_kills_lose_nothing_where_a_cost_goes_with_the_reward(tmp_path):
+    kill_and_resume(tmp_path, kills=4, seed=2, correlation=0.8)
 
 
 @pytest.mark.slow

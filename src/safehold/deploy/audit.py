@@ -507,7 +507,7 @@ class _Fold:
             self._understood("prior", f"prior of {name}", output)
             strange = "correlation" in output and (output["linear"] or not -1 < output["correlation"] < 1)
             if strange or ("correlation" in output and declared["reward"]["linear"]):
-                self.not_checked.append(f"prior of {name}: correlation beside linear terms, or none")
+                self.not_checked.append(f"prior of {name}: correlation beside linear terms, or none between -1 and 1")
         for name, limit in self.limits.items():
             self._understood("limit", f"limit on {name}", limit)
         self._epoch(self.share)

@@ -74,8 +74,8 @@ class SimulatedRun:
     `unsafe` marks, ask by ask, whether the truth of the asked target is above a limit; `charges` is what each ask was
     charged, `on_premise` whether the ask rested on the seed targets being safe and on no rule. `seeds_safe`: whether
     they all were. `certified`: how many candidates the rules would keep certified for what was told by the end, had
-    they been paid for. `held` names the refusal the run ended with. `gap`: by how much the reward of the best safe candidate
-    beats that of the best seed target; `gained`: by how much the recommended target's does, 0 without one.
+    they been paid for. `held` names the refusal the run ended with. `gap`: by how much the reward of the best safe
+    candidate beats that of the best seed target; `gained`: by how much the recommended target's does, 0 without one.
     """
 
     asked: tuple[int, ...]

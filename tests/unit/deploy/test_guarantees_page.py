@@ -69,6 +69,7 @@ def test_premises_on_the_page_are_those_that_certificates_name():
     stated = {name for row in rows for name in row.split(", ")}
     named = {premise for rule in RULES.values() for premise in rule.premises}
     named |= {*choose.PREMISES, *choose.SEED_PREMISES.values(), choose.NORMAL_EPISODES, choose.FRESH_EPOCH}
+    named.add(choose.CORRELATION)
     assert stated == named
 
 

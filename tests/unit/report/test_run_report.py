@@ -7,7 +7,7 @@ from small_runs import LIMIT, declaration, deploy, evaluate, log, measure, whole
 
 from safehold.core.errors import DataError, IntegrityError, NoCertifiedTarget, UsageError
 from safehold.core.measurement import Measurement
-from safehold.deploy.choose import FRESH_EPOCH, NORMAL_EPISODES, PREMISES, SEED_PREMISES
+from safehold.deploy.choose import CORRELATION, FRESH_EPOCH, NORMAL_EPISODES, PREMISES, SEED_PREMISES
 from safehold.deploy.declaration import RULES
 from safehold.deploy.optimizer import Deployment
 from safehold.ledger.events import Asked, Resumed
@@ -320,7 +320,7 @@ def test_words_of_targets_and_shares():
 
 def test_every_premise_that_a_certificate_can_name_is_explained_here_and_in_the_guarantees():
     of_rules = {premise for rule in RULES.values() for premise in rule.premises}
-    named = {*PREMISES, *SEED_PREMISES.values(), NORMAL_EPISODES, FRESH_EPOCH, *of_rules}
+    named = {*PREMISES, *SEED_PREMISES.values(), NORMAL_EPISODES, FRESH_EPOCH, CORRELATION, *of_rules}
     guarantees = (Path(__file__).parents[3] / "docs" / "guarantees.md").read_text(encoding="utf-8")
     assert sorted(EXPLAINED) == sorted(named)
     assert all(name in guarantees for name in named)
