@@ -1,6 +1,6 @@
 """What a declared correlation of reward and cost is worth where it is true, and what it does where it is not.
 
-    python reproductions/correlated.py [--runs 600] [--out docs/results]
+    python reproductions/correlated.py [--runs 600] [--cells runs/correlated.jsonl] [--out docs/results]
 
 Written down before the runs that are reported, after trial runs of ten a cell:
 
@@ -23,6 +23,7 @@ Written down before the runs that are reported, after trial runs of ten a cell:
   gain. Certified: candidates with a risk of at most 2.3 % for what was told by the end, a run. Both for all runs.
 * Run i of a truth is the same world for all beliefs: it depends on (seed 20261122, the model, the truth, i) alone, its
   episodes besides on what is asked. 600 runs a cell with the known model, half as many with the default.
+* Finished cells are appended to a file, and a second call goes on where the first stopped.
 """
 
 import argparse
@@ -175,15 +176,26 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=RUNS)
+    parser.add_argument("--cells", type=Path, default=Path("runs/correlated.jsonl"))
+    parser.add_argument("--model", choices=MODELS, default=None, help="only these cells, and no table")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
     words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
     commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    arguments.cells.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in arguments.cells.read_text().splitlines()] if arguments.cells.exists() else []
     rows = []
-    for model, truth, believed in product(MODELS, TRUTHS, (None, BELIEVED)):
+    for model, truth, believed in product([arguments.model] if arguments.model else MODELS, TRUTHS, (None, BELIEVED)):
         runs = arguments.runs if model == "known" else arguments.runs // 2
-        rows.append(measure(Cell(model, believed, truth), runs))
-        print(json.dumps(rows[-1]), flush=True)
+        key = (model, believed, truth, runs)
+        row = next((r for r in done if (r["model"], r["believed"], r["truth"], r["runs"]) == key), None)
+        if row is None:
+            row = {**measure(Cell(model, believed, truth), runs), "commit": commit}
+            with arguments.cells.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        rows.append(row)
+    if arguments.model:
+        return
     header = {
         "command": f"python reproductions/correlated.py --runs {arguments.runs}",
         "commit": commit,

@@ -189,6 +189,14 @@ def test_init_declares_and_runs_nothing(safehold, words, tmp_path):
     assert safehold("deploy", "init", *words).code == 2
 
 
+def test_init_declares_a_correlation_with_the_reward(safehold, words, tmp_path):
+    scales = ("--reward-dial-error", 0.3, "--reward-episode-sd", 0.02)
+    assert safehold("deploy", "init", *words, "--correlation", -0.8, *scales).code == 0
+    with Deployment.open(tmp_path / "run", read_only=True) as deployment:
+        assert deployment.state.declaration.prior.costs["cost"].correlation == -0.8
+    assert safehold("deploy", "init", *words[:5], tmp_path / "other", "--correlation", 1).code == 2
+
+
 def test_seed_runs_the_declared_policy_until_its_episodes_verify_it_or_are_spent(safehold, words, policy, tmp_path):
     assert safehold("deploy", "init", *words, "--verify-seeds", 1).code == 0
     ran = safehold("deploy", "seed", tmp_path / "run", "--policy", policy, "--episodes", 20, "--json")

@@ -10,9 +10,11 @@ from safehold.core.certificate import TrialState
 from safehold.core.errors import Alarm, NoCertifiedTarget, NoSeed, Unapproved, UsageError
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
+from safehold.deploy.audit import audit
 from safehold.deploy.optimizer import Deployment
 from safehold.deploy.verify import verify
 from safehold.envs.toy import dial
+from safehold.gp.kernels import Product
 from safehold.ledger.events import Approved, Asked, Observed, Rejected, SeedTested, Shadowed, Told
 from safehold.rollout.episodes import Job, rollouts
 from safehold.workflows.deploy import (
@@ -70,6 +72,24 @@ def test_who_attests_the_seed_targets_is_in_the_ledger(log, tmp_path):
     with declared(log, tmp_path / "run", seed_by="R. Okafor") as deployment:
         assert deployment.state.declaration.seed_rule == "attested"
         assert deployment.events()[1].evidence["attested_by"] == "R. Okafor"
+
+
+def test_a_correlation_with_the_reward_is_declared_driven_and_audited(log, tmp_path):
+    config = CONFIG.model_copy(update={"correlation": -0.6, "reward_dial_error": 0.3, "reward_episode_sd": 0.1})
+    with declared(log, tmp_path / "run", config) as deployment:
+        with contextlib.suppress(NoCertifiedTarget):
+            go(deployment)
+        prior = deployment.state.declaration.prior
+        told = len(deployment.state.told)
+        assert deployment.state.costs["cost"].process.n_told == 2 * told > 0
+    assert prior.coupled == "cost"
+    assert prior.costs["cost"].correlation == -0.6
+    span = np.ptp(prior.space.points[:, 0])
+    assert (prior.reward.dial_sd, prior.reward.episode_sd) == (pytest.approx(0.3 * span), pytest.approx(0.1 * span))
+    assert verify(tmp_path / "run") == []
+    assert audit(tmp_path / "run").ok
+    single = plan(log, config.model_copy(update={"certificate": "paper"})).declaration.prior.costs["cost"]
+    assert [type(kernel) for kernel in single.kernels] == [Product]
 
 
 def test_attesting_and_verifying_at_once_is_refused(log):
