@@ -73,6 +73,32 @@ def bootstrap_interval(
     return Interval(estimate=estimate, low=float(low), high=float(high), level=level, n=len(groups))
 
 
+def ratio_interval(
+    sums: Float[np.ndarray, "n"],
+    counts: Float[np.ndarray, "n"],
+    rng: np.random.Generator,
+    *,
+    level: float = 0.95,
+    draws: int = 2000,
+) -> Interval:
+    """Percentile interval of sum(sums) / sum(counts), where whole units are drawn anew.
+
+    For a mean over all steps where an episode, or a behaviour policy, is what there are independent ones of: a unit's
+    sum over its steps, and how many those are. A value that is not finite makes the whole interval unknown.
+    """
+    _check_level(level)
+    n = len(sums)
+    if n == 0 or n != len(counts) or not np.all(counts > 0):
+        raise UsageError(f"{n} sums and {len(counts)} counts: expected as many, one or more, and counts above zero")
+    estimate = float(np.sum(sums) / np.sum(counts))
+    if n < 2 or not np.all(np.isfinite(sums)):
+        return Interval(estimate=estimate, low=math.nan, high=math.nan, level=level, n=n)
+    chosen = rng.integers(n, size=(draws, n))
+    ratios = sums[chosen].sum(axis=1) / counts[chosen].sum(axis=1)
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate=estimate, low=float(low), high=float(high), level=level, n=n)
+
+
 def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     """The exact interval of a proportion [Clopper & Pearson 1934], two-sided."""
     _check_level(level)
