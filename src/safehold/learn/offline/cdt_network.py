@@ -17,7 +17,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from safehold.core.spec import TaskSpec
+from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.dial import DialConfig
+from safehold.nn.dropout import Dropout
 from safehold.nn.transformer import CausalTransformer, initialise
 
 
@@ -36,7 +38,7 @@ class CDTConfig(DialConfig):
     """Share of features dropped in training."""
     head: Literal["gaussian", "deterministic"] = "gaussian"
     """What the action head fits: "gaussian" a distribution, by likelihood, with a constraint on its entropy;
-    "deterministic" the action, by least squares."""
+    "deterministic" the action, by least squares. Of discrete actions it is the likelihood in any case."""
     entropy: Literal["action", "entry"] = "action"
     """What density and entropy are of: "action" the whole action, as the bound on its entropy supposes; "entry" the
     mean over its entries, as in OSRL."""
@@ -92,19 +94,19 @@ class Predictions:
 
 
 class CDTNetwork(nn.Module):
-    """Embeddings, transformer and heads; actions are in [-1, 1] here."""
+    """Embeddings, transformer and heads; actions are coded: in [-1, 1], or one entry for every discrete one."""
 
     def __init__(self, spec: TaskSpec, config: CDTConfig) -> None:
         super().__init__()
         width, features = config.width, len(config.to_go_features)
-        actions, costs = spec.action.size, len(spec.cost_names)
+        actions, costs = code_of(spec.action).size, len(spec.cost_names)
         self.embed_reward_to_go = nn.Linear(features, width)
         self.embed_cost_to_go = nn.ModuleList(nn.Linear(features, width) for _ in range(costs))
         self.embed_observation = nn.Linear(spec.observation_size, width)
         self.embed_action = nn.Linear(actions, width)
         self.embed_step = nn.Embedding(spec.horizon, width)
         self.embedding_norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.transformer = CausalTransformer(
             width=width, layers=config.layers, heads=config.heads, dropout=config.dropout
         )
@@ -133,7 +135,7 @@ class CDTNetwork(nn.Module):
         )  # (B, K, tokens a step, d)
         # heads sit on the last two tokens of a step, so the last block need not answer for the others
         rows, context, per_step, width = tokens.shape
-        wanted = torch.arange(context * per_step).reshape(context, per_step)[:, -2:].flatten()
+        wanted = torch.arange(context * per_step, device=tokens.device).reshape(context, per_step)[:, -2:].flatten()
         features = self.transformer(self.dropout(self.placed(tokens, inputs.steps)).flatten(1, 2), wanted)
         seen, acted = features.reshape(rows, context, 2, width).unbind(2)
         # unlike OSRL's, the standard deviation is kept between e^-5 and e^2
