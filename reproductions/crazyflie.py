@@ -3,7 +3,8 @@
     python reproductions/crazyflie.py FLIGHTS [--seeds 0 1 2] [--out docs/results]
 
 FLIGHTS is a log in the DSRL layout: 54 learnt policies, three flights each, tracking a circle of 0.25 m at 1 m, logged
-on board at 100 Hz (phoenix-drone-simulation, commit c5d6907, MIT); a step costs 1 where roll or pitch passes 20 degrees.
+on board at 100 Hz (phoenix-drone-simulation, commit c5d6907, MIT); a step costs 1 where roll or pitch passes 20
+degrees.
 
 Written down before the study was run; all of it is reported:
 
@@ -15,11 +16,11 @@ Written down before the study was run; all of it is reported:
 * A seed splits the policies (three quarters to train on), and seeds weights, batches and draws. Methods: `cdt` and
   `rvs` (preset small; 1500 steps, batches of 128 and 512), `bc` (preset small, 3000 steps); `cdt` foretells costs by
   value, because one of them is large and comes at the end alone. The last weights count. Intervals are over seeds.
-* Held out: log density of the logged commands (a policy with a dial is told the returns that the flight still obtained)
-  and root mean square error, beside the mean command and the last command.
-* Fitted Q evaluation (4 members, 2500 updates, discount 1, copies follow by 0.3) of `cdt` and `rvs` (all columns) on the
-  training part: tilt is asked for in five steps with nothing lost, lost in six steps with the tilt and the reward a step
-  of flights that lasted. Counted: rank correlation of what is asked and what is foreseen, and steps that fall.
+* Held out: log density of the logged commands (a policy with a dial is told the returns that the flight still
+  obtained) and root mean square error, beside the mean command and the last command.
+* Fitted Q evaluation (4 members, 2500 updates, discount 1, copies follow by 0.3) of `cdt` and `rvs` (all columns) on
+  the training part: tilt is asked for in five steps with nothing lost, lost in six steps with the tilt and the reward
+  a step of flights that lasted. Counted: rank correlation of what is asked and what is foreseen, and steps that fall.
 * Nothing here says what these policies would do in the air: no policy was flown.
 """
 
