@@ -199,8 +199,8 @@ def report(records: Sequence[Mapping[str, Any]]) -> str:
         for place in range(len(records[0]["asked"])):
             wanted = np.mean([record["asked"][place] for record in records], axis=0)
             found = np.array([estimates(record, method)[place] for record in records])
-            cells = [str(mean_interval(column)) for column in found.T]
-            lines.append(f"| {method} | {', '.join(f'{w:.4g}' for w in wanted)} | {' | '.join(cells)} |")
+            shown = " | ".join(str(mean_interval(column)) for column in found.T)
+            lines.append(f"| {method} | {', '.join(f'{w:.4g}' for w in wanted)} | {shown} |")
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ from safehold.cli.outputs import free_file
 from safehold.cli.settings import from_file
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import IntegrityError, UsageError
+from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
 from safehold.data import hdf5
 from safehold.data.checks import Audit, audit
@@ -23,6 +24,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.data.declared import Columns, Name
 from safehold.data.degrade import Degradation, degrade
 from safehold.data.layouts import read_any, read_with_findings, write_dsrl
+from safehold.data.select import split, split_by_group
 from safehold.data.summary import Summary, summarise
 
 
@@ -105,6 +107,23 @@ class FilterArguments(FileArguments):
     """Replace the target if it exists."""
 
 
+class SplitArguments(FileArguments):
+    """Arguments of `data split`."""
+
+    first: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FIRST")]
+    """File of the first part, to train on, in our layout."""
+    second: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SECOND")]
+    """File of the second part, to judge on."""
+    fraction: Annotated[float, Field(gt=0, lt=1)] = 0.8
+    """Share of the first part."""
+    by_episode: bool = False
+    """Part single episodes even where it is known which behaviour policy acted; its episodes are alike."""
+    seed: Seed = 0
+    """Seed of the draw."""
+    overwrite: bool = False
+    """Replace the files if they exist."""
+
+
 class CollectArguments(Arguments):
     """Arguments of `data collect`."""
 
@@ -184,6 +203,31 @@ def filter_(arguments: FilterArguments, output: Output) -> int:
     rows = [(step.what.replace("_", "-"), str(step.left), str(step.changed)) for step in degraded.steps]
     output.table(f"Of {len(dataset)} episodes", ("filter", "left", "changed"), rows)
     output.say(f"{target}: {len(worse)} episodes, made worse on purpose, digest {worse.digest[:16]}")
+    return 0
+
+
+def split_(arguments: SplitArguments, output: Output) -> int:
+    """Parts a log by whole behaviour policies where they are known, else by whole episodes."""
+    targets = [free_file(path, overwrite=arguments.overwrite) for path in (arguments.first, arguments.second)]
+    if targets[0].absolute() == targets[1].absolute():
+        raise UsageError(f"both parts are to be written to {targets[0]}; name two files")
+    dataset = read_any(arguments.file, spec=_spec(arguments.task), columns=_columns(arguments))
+    by_group = dataset.group is not None and not arguments.by_episode
+    rng = Streams(arguments.seed)["split"]
+    parts = (split_by_group if by_group else split)(dataset, arguments.fraction, rng)
+    for target, part in zip(targets, parts, strict=True):
+        hdf5.write(target, part, overwrite=arguments.overwrite)
+        output.say(f"{target}: {len(part)} episodes, {part.n_steps} steps, digest {part.digest[:16]}")
+    output.result(
+        {
+            "of": dataset.digest,
+            "by": "behaviour policies" if by_group else "episodes",
+            "parts": [
+                {"file": target, "episodes": len(part), "steps": part.n_steps, "digest": part.digest}
+                for target, part in zip(targets, parts, strict=True)
+            ],
+        }
+    )
     return 0
 
 
@@ -371,6 +415,7 @@ COMMANDS = {
     "check": Command(CheckArguments, check),
     "convert": Command(ConvertArguments, convert),
     "filter": Command(FilterArguments, filter_),
+    "split": Command(SplitArguments, split_),
     "collect": Command(CollectArguments, collect),
     "summary": Command(SummaryArguments, summary),
 }

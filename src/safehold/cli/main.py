@@ -42,6 +42,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "check": "judge a file of logged episodes: verdict, findings with places, numbers",
             "convert": "write logged episodes in another layout, or with a task and a unit of cost",
             "filter": "make logged episodes worse in stated ways, for tests of robustness",
+            "split": "part logged episodes in two, to train on one and to judge on the other",
             "collect": "run behaviour policies, and log their episodes",
             "summary": "the numbers of a file of logged episodes",
         },
@@ -55,6 +56,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
     "evaluate": ("safehold.cli.evaluate", {"": "run a policy for fresh episodes, and print its returns"}),
+    "select": ("safehold.cli.select", {"": "compare policies on logged episodes alone, and run none of them"}),
     "benchmark": ("safehold.cli.benchmark", {"": "compare methods over tasks and seeds, resumably"}),
     "finetune": (
         "safehold.cli.finetune",

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from pydantic import ValidationError
 
 from safehold.core.errors import DataError
 from safehold.core.intervals import Interval, ratio_interval
@@ -14,6 +16,11 @@ from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
 from safehold.data.dataset import OfflineDataset
+from safehold.data.normalise import Normaliser
+from safehold.learn.checkpoint import Checkpoint, load_checkpoint
+from safehold.learn.hooks import Progress
+from safehold.learn.learner import State
+from safehold.learn.offline import bc, cdt, cdt_network, rvs
 from safehold.learn.offline.fqe import FittedReturns, FQEConfig, fitted_returns
 from safehold.learn.offline.held_out import (
     StepScores,
@@ -24,6 +31,8 @@ from safehold.learn.offline.held_out import (
     units_of,
 )
 from safehold.learn.offline.logged import answering
+from safehold.learn.offline.scales import Scales
+from safehold.workflows.train import METHODS, TRAINING, load
 
 TRIVIAL = ("mean action", "last action")
 """Predictors that know nothing, and stand beside every policy."""
@@ -84,7 +93,7 @@ def foresee(
         UsageError: if the policy cannot be asked at logged states, or the targets do not fit it.
     """
 
-    def count(progress: Any) -> None:
+    def count(progress: Progress) -> None:
         if on_progress is not None:
             on_progress(progress.updates, config.steps)
 
@@ -100,7 +109,65 @@ def logged_targets(dataset: OfflineDataset, count: int) -> tuple[Target, ...]:
     )
 
 
-def check_same_task(trained: TaskSpec, logged: TaskSpec, where: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A policy from its checkpoint, the digest of its bytes, and whether it says that it was trained on the log."""
+
+    policy: Policy | PolicyFamily
+    digest: str
+    seen: bool
+
+
+def candidate(directory: Path, log: OfflineDataset) -> Candidate:
+    """The policy of a checkpoint, finished or in training, to be judged on a log of its task.
+
+    Raises:
+        IntegrityError: if bytes of the checkpoint changed.
+        DataError: if it holds no policy of an offline method, or the log is of another task.
+    """
+    checkpoint = load_checkpoint(directory)
+    if checkpoint.kind == TRAINING:
+        trained = policy_in_training(checkpoint, log.spec, directory)
+    elif checkpoint.kind in METHODS and "spec" in checkpoint.meta:
+        _check_same_task(TaskSpec.of_json(checkpoint.meta["spec"]), log.spec, directory)
+        trained = load(directory, expected_digest=checkpoint.digest)
+    else:
+        raise DataError(
+            f"{directory} holds a {checkpoint.kind!r}; name a policy or a checkpoint as `safehold train` leaves them"
+        )
+    seen = checkpoint.meta.get("provenance", {}).get("dataset") in (log.digest, log.provenance.get("of"))
+    return Candidate(trained, checkpoint.digest, seen)
+
+
+def policy_in_training(checkpoint: Checkpoint, spec: TaskSpec, where: Path) -> Policy | PolicyFamily:
+    """What a training had learnt when it was saved.
+
+    Raises:
+        DataError: if the checkpoint does not fit together, or the task is another one.
+    """
+    try:
+        learnt = State(checkpoint.tensors, checkpoint.meta).part("learner")
+        provenance = checkpoint.meta["provenance"]
+        method = METHODS[provenance["method"]]
+        config: Any = method.config.model_validate(provenance["config"])
+        learner: Any
+        if isinstance(config, bc.BCConfig):
+            normaliser = Normaliser.of_json(learnt.meta["observations"], spec.observation_size)
+            learner = bc.BCLearner(spec, normaliser, config, seed=0)
+        else:
+            _check_same_task(TaskSpec.of_json(learnt.meta["spec"]), spec, where)
+            own = TaskSpec.of_json(learnt.meta["spec"])
+            scales = Scales.of_json(learnt.meta["scales"], own, config.to_go_features)
+            kind = cdt.CDTLearner if isinstance(config, cdt_network.CDTConfig) else rvs.RvSLearner
+            learner = kind(own, scales, config, 0)
+        learner.restore(learnt)
+    except (KeyError, TypeError, ValidationError) as error:
+        raise DataError(f"{where} holds no training to take a policy from: {error!r}") from error
+    found: Policy | PolicyFamily = learner.policy()
+    return found
+
+
+def _check_same_task(trained: TaskSpec, logged: TaskSpec, where: Path) -> None:
     """Refuses a log of another task than the policy's: sizes, bounds, horizon and costs must agree, names may differ.
 
     Raises:
@@ -109,12 +176,7 @@ def check_same_task(trained: TaskSpec, logged: TaskSpec, where: str) -> None:
     for name in ("observation_size", "action", "horizon", "cost_names"):
         theirs, ours = getattr(trained, name), getattr(logged, name)
         if theirs != ours:
-            raise DataError(f"{where} was trained on {name} {theirs}; the log has {ours}. Give a log of its own task")
-
-
-def seen_in_training(provenance: Mapping[str, Any], dataset: OfflineDataset) -> bool:
-    """True if a policy's checkpoint says that it was trained on this log, or on the whole that this is a part of."""
-    return provenance.get("dataset") in (dataset.digest, dataset.provenance.get("of"))
+            raise DataError(f"{where} was trained with {name} {theirs}, the log has {ours}; give a log of its own task")
 
 
 class _Units:
