@@ -20,6 +20,7 @@ from pathlib import Path
 
 import joblib
 
+from safehold.learn.online.ppo_lag import PPOLagConfig
 from safehold.learn.online.zoo import Zoo, load_zoo, save_zoo
 from safehold.workflows.explore import ExploreConfig, explore
 
@@ -55,7 +56,11 @@ def main() -> None:
     parts.mkdir(parents=True, exist_ok=True)
     configs = [
         ExploreConfig(
-            env_id=arguments.task, limit=limit if math.isfinite(limit) else None, seed=seed, total_steps=steps
+            env_id=arguments.task,
+            limit=limit if math.isfinite(limit) else None,
+            seed=seed,
+            total_steps=steps,
+            method=PPOLagConfig.model_validate(plan.get("method", {})),
         )
         for limit, seed in plan["runs"]
     ]

@@ -1,5 +1,7 @@
 """Policies: what was learnt, immutable; actors: a policy living through one batch of episodes."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -21,6 +23,22 @@ class Actor(Protocol):
     ) -> None:
         """What the step did: the executed actions, their rewards and named costs."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Memoryless:
+    """An actor by a rule of the current observations alone."""
+
+    rule: Callable[[np.ndarray], np.ndarray]
+
+    def act(self, observations: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n a"]:
+        """The rule's actions, in float32."""
+        return self.rule(observations).astype(np.float32)
+
+    def observe(
+        self, actions: Float[np.ndarray, "n a"], rewards: Float[np.ndarray, "n"], costs: Float[np.ndarray, "n k"]
+    ) -> None:
+        """Nothing is remembered."""
 
 
 @runtime_checkable

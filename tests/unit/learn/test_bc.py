@@ -172,10 +172,10 @@ def test_moments_missing_after_updates_are_refused() -> None:
         learner.restore(State(weights, state.meta))
 
 
-def test_discrete_actions_are_refused() -> None:
+def test_discrete_actions_are_not_fitted_by_a_gaussian() -> None:
     spec = TaskSpec(env_id="toy/Choice", observation_size=2, action=Discrete(3), horizon=5)
-    with pytest.raises(UsageError, match="continuous actions"):
-        BCLearner(spec, Normaliser.fit(np.ones((2, 2))), BCConfig(), 0)
+    with pytest.raises(UsageError, match='head must be "deterministic"'):
+        BCLearner(spec, Normaliser.fit(np.eye(2)), BCConfig(head="gaussian"), 0)
 
 
 def test_the_policy_travels_to_another_process() -> None:

@@ -27,10 +27,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from safehold.core.errors import DataError, UsageError
-from safehold.core.policy import Actor
+from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import Discrete, TaskSpec
 from safehold.envs.adapter import Task
-from safehold.envs.toy.actor import Memoryless
 
 STATES, ACTIONS, LEVELS = 716, 25, 5
 DEATH, SURVIVAL = 713, 714

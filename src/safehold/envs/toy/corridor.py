@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from safehold.core.errors import UsageError
-from safehold.core.policy import Actor
+from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import Box, TaskSpec
 from safehold.envs.adapter import Task
-from safehold.envs.toy.actor import Memoryless
 
 HORIZON = 50
 LIMIT_SPEED = 1.0

@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 
 from safehold.core.errors import UsageError
-from safehold.core.policy import Actor
+from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import Box, TaskSpec
 from safehold.core.target import Target
 from safehold.envs.adapter import Task
-from safehold.envs.toy.actor import Memoryless
 
 HORIZON = 20
 NOISE = 0.5

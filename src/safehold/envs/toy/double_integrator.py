@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from safehold.core.errors import UsageError
-from safehold.core.policy import Actor
+from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import Box, TaskSpec
 from safehold.envs.adapter import Task
-from safehold.envs.toy.actor import Memoryless
 
 HORIZON = 100
 DT = 0.1

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from safehold.core.errors import UsageError
-from safehold.core.policy import Actor
+from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import Box, TaskSpec
 from safehold.envs.adapter import Task
-from safehold.envs.toy.actor import Memoryless
 
 HORIZON = 100
 MAX_STEP = 0.1

@@ -1,6 +1,7 @@
 """Behaviour cloning: imitate the logged actions, of all episodes or the safe ones. The worked example of a learner."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from safehold.core.config import Config
 from safehold.core.errors import DataError, ModelError, UsageError
-from safehold.core.spec import Box, TaskSpec
+from safehold.core.policy import Actor, Memoryless
+from safehold.core.spec import Box, Discrete, TaskSpec
 from safehold.data.batches import TransitionBatch
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
@@ -20,6 +22,7 @@ from safehold.data.select import at_or_under, near_frontier
 from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
 from safehold.learn.gaussian_policy import GaussianPolicy, freeze, normalise
 from safehold.learn.learner import Metrics, State
+from safehold.learn.offline.actions import code_of
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import mlp
@@ -35,7 +38,8 @@ class BCConfig(Config):
     """Sizes of the hidden layers."""
     head: Literal["deterministic", "gaussian"] = "deterministic"
     """What is fitted: "deterministic", the action, by least squares; "gaussian", the action's distribution, by
-    likelihood, and the policy then draws from it."""
+    likelihood, and the policy then draws from it. Discrete actions, for which it must be "deterministic", are fitted by
+    likelihood, and the likeliest acts."""
     limits: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """Clone only episodes whose return of each cost named here is at most this, in cost units; empty clones all."""
     frontier: PositiveFloat | None = None
@@ -79,40 +83,51 @@ class BCLearner:
     kind = KIND
 
     def __init__(self, spec: TaskSpec, observations: Normaliser, config: BCConfig, seed: int) -> None:
-        self._action = _box(spec)
+        if isinstance(spec.action, Discrete) and config.head != "deterministic":
+            raise UsageError(f'{spec.env_id}: its actions are discrete, so head must be "deterministic"')
+        self._action, self._code = spec.action, code_of(spec.action)
         self._observations = observations
         self._head = config.head
-        sizes = (spec.observation_size, *config.hidden, spec.action.size)
+        sizes = (spec.observation_size, *config.hidden, self._code.size)
         self._network = mlp(sizes, generator=torch_generator(seed), output_gain=0.01)
         # the logarithm of the noise's standard deviation, in action units; unused by the deterministic head
-        self._log_sd = nn.Parameter(torch.log(_half_range(self._action)))
+        self._log_sd = nn.Parameter(torch.log(_half_range(_box(spec.action))))
         self._model = nn.ParameterDict({"log_sd": self._log_sd})
         parameters = [*self._network.parameters(), *([self._log_sd] if config.head == "gaussian" else [])]
         self._optimiser = torch.optim.Adam(parameters, lr=config.learning_rate)
         self._updates = 0
 
     def update(self, batch: TransitionBatch) -> Metrics:
-        """One step of Adam; metrics: `loss`, and `action_error`, the root mean square error in action units."""
+        """One step of Adam.
+
+        Metrics: `loss`, and `action_error`, the root mean square error in action units, or the share of discrete
+        actions that are not the likeliest.
+        """
         seen = normalise(batch.observations, *_float32(self._observations))
         means = self._network(to_tensor(seen))
-        actions = to_tensor(batch.actions)
-        if self._head == "gaussian":
-            loss = negative_log_likelihood(means, self._log_sd, actions)
+        if isinstance(self._action, Discrete):
+            actions = to_tensor(self._code.encode(batch.actions))
+            loss, error = self._code.loss(means, actions), self._code.error(means.detach(), actions)
         else:
-            loss = squared_error(means, actions)
+            actions = to_tensor(batch.actions)
+            error = squared_error(means.detach(), actions).sqrt()
+            gaussian = self._head == "gaussian"
+            loss = negative_log_likelihood(means, self._log_sd, actions) if gaussian else squared_error(means, actions)
         if not torch.isfinite(loss):
             raise ModelError(f"update {self._updates + 1}: the loss of behaviour cloning is {loss.item()}")
         self._optimiser.zero_grad()
         torch.autograd.backward(loss)
         self._optimiser.step()
         self._updates += 1
-        return {"loss": loss.item(), "action_error": squared_error(means.detach(), actions).sqrt().item()}
+        return {"loss": loss.item(), "action_error": error.item()}
 
-    def policy(self) -> GaussianPolicy:
+    def policy(self) -> "GaussianPolicy | LikeliestPolicy":
         """The network so far; it explores only if its head is Gaussian."""
         mean, std = _float32(self._observations)
-        sd = np.exp(to_array(self._log_sd)) if self._head == "gaussian" else np.zeros(self._action.size)
-        return freeze(self._network, observation_mean=mean, observation_sd=std, sd=sd, action=self._action)
+        sd = np.exp(to_array(self._log_sd)) if self._head == "gaussian" else np.zeros(self._code.size)
+        box = _box(self._action)
+        network = freeze(self._network, observation_mean=mean, observation_sd=std, sd=sd, action=box)
+        return LikeliestPolicy(network) if isinstance(self._action, Discrete) else network
 
     def state(self) -> State:
         """Weights and moments."""
@@ -136,6 +151,17 @@ class BCLearner:
         self._updates = updates
 
 
+@dataclass(frozen=True, slots=True)
+class LikeliestPolicy:
+    """Of discrete actions, that for which the network puts out the most; the first of equals."""
+
+    network: GaussianPolicy
+
+    def start(self, n: int, rng: np.random.Generator) -> Actor:  # noqa: ARG002 - it draws nothing
+        """An actor for n episodes, without memory."""
+        return Memoryless(lambda seen: np.argmax(self.network.means(seen), axis=1, keepdims=True).astype(np.float32))
+
+
 def squared_error(means: Float[Tensor, "B a"], actions: Float[Tensor, "B a"]) -> Float[Tensor, ""]:
     """Mean over batch and entries of (mean - action)^2."""
     return (means - actions).square().mean()
@@ -148,8 +174,11 @@ def negative_log_likelihood(
     return -DiagonalGaussian(means, log_sd).log_density(actions).mean()
 
 
-def save_policy(directory: Path, policy: GaussianPolicy, spec: TaskSpec, provenance: Mapping[str, Any]) -> str:
+def save_policy(
+    directory: Path, policy: GaussianPolicy | LikeliestPolicy, spec: TaskSpec, provenance: Mapping[str, Any]
+) -> str:
     """Writes a cloned policy as a checkpoint and returns its digest; `provenance` says where it came from."""
+    policy = policy.network if isinstance(policy, LikeliestPolicy) else policy
     arrays = {
         **{f"weight.{i}": weight for i, weight in enumerate(policy.weights)},
         **{f"bias.{i}": bias for i, bias in enumerate(policy.biases)},
@@ -163,7 +192,7 @@ def save_policy(directory: Path, policy: GaussianPolicy, spec: TaskSpec, provena
     )
 
 
-def load_policy(directory: Path, *, expected_digest: str | None = None) -> GaussianPolicy:
+def load_policy(directory: Path, *, expected_digest: str | None = None) -> GaussianPolicy | LikeliestPolicy:
     """The policy that `save_policy` wrote.
 
     Raises:
@@ -182,14 +211,14 @@ def load_policy(directory: Path, *, expected_digest: str | None = None) -> Gauss
             observation_mean=arrays.pop("observation_mean"),
             observation_sd=arrays.pop("observation_sd"),
             sd=arrays.pop("sd"),
-            action=_box(spec),
+            action=_box(spec.action),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{directory}: not a cloned policy: {error}") from error
     _check_chain(directory, policy, spec)
     if arrays:
         raise DataError(f"{directory}: tensors unknown: {sorted(arrays)}")
-    return policy
+    return LikeliestPolicy(policy) if isinstance(spec.action, Discrete) else policy
 
 
 def _check_chain(directory: Path, policy: GaussianPolicy, spec: TaskSpec) -> None:
@@ -204,10 +233,9 @@ def _check_chain(directory: Path, policy: GaussianPolicy, spec: TaskSpec) -> Non
         raise DataError(f"{directory}: normalisation needs {spec.observation_size} means and positive deviations")
 
 
-def _box(spec: TaskSpec) -> Box:
-    if not isinstance(spec.action, Box):
-        raise UsageError(f"{spec.env_id}: behaviour cloning is for continuous actions, the task has {spec.action}")
-    return spec.action
+def _box(action: Box | Discrete) -> Box:
+    """The bounds of continuous actions; of discrete ones bounds of what the network puts out, which nobody looks at."""
+    return Box((-1.0,) * action.n, (1.0,) * action.n) if isinstance(action, Discrete) else action
 
 
 def _half_range(action: Box) -> Float[Tensor, "a"]:
