@@ -39,7 +39,7 @@ def declaration(correlation: float | None = None) -> Declaration:
             support,
             lengthscales={"reward": 80.0, "cost": 20.0},
             kernel=Matern52 if correlation is None else partial(Product.of, "matern52"),
-            correlation=None if correlation is None else {"cost": correlation},
+            correlation=None if correlation is None else {"cost": (correlation,)},
         ),
         limits=(limit,),
         caps={"cost": 200.0},

@@ -306,7 +306,7 @@ class _Output:
     """Belief about one limited cost.
 
     Of a cost that goes with the reward, mean rewards are told as well. A reward times `gain` is in units of the cost;
-    it has the cost's prior covariance with other rewards, and |correlation| of it with costs.
+    it has the cost's prior covariance with other rewards, and |correlation| of it with costs, one a kernel.
     """
 
     prior: Mapping[str, Any]
@@ -325,7 +325,7 @@ class _Output:
             math.sqrt(sum(w * kernel["sd"] ** 2 for w, kernel in zip(p["weights"], p["kernels"], strict=True)))
             for p in (self.prior, self.reward)
         )
-        return math.copysign(cost / reward, self.prior["correlation"])
+        return (-1 if min(self.prior["correlation"]) < 0 else 1) * cost / reward
 
     def noise(self) -> Array:
         """(n,) noise variances of the costs that were told."""
@@ -379,7 +379,7 @@ class _Output:
         among, beside = np.ones((len(index), len(index))), np.ones((len(index), 1))
         if is_reward.any():
             expected = np.where(is_reward, self.gain * np.array(self.reward["mean"])[index], expected)
-            rho = abs(self.prior["correlation"])
+            rho = abs(self.prior["correlation"][number])
             among = np.where(is_reward[:, None] == is_reward[None, :], 1.0, rho)
             beside = np.where(is_reward, rho, 1.0)[:, None]
         factor = cholesky(self._covariance(number, index, index) * among + np.diag(noise), lower=True)
@@ -505,9 +505,11 @@ class _Fold:
             self._understood(rule["rule"], f"rule {rule['rule']}", rule)
         for name, output in declared["costs"].items():
             self._understood("prior", f"prior of {name}", output)
-            strange = "correlation" in output and (output["linear"] or not -1 < output["correlation"] < 1)
-            if strange or ("correlation" in output and declared["reward"]["linear"]):
-                self.not_checked.append(f"prior of {name}: correlation beside linear terms, or none between -1 and 1")
+            rhos = output.get("correlation", [0.0])
+            if not all(-1 < rho < 1 for rho in rhos) or min(rhos) < 0 < max(rhos):
+                self.not_checked.append(f"prior of {name}: correlations beyond -1 and 1, or of both signs")
+            if "correlation" in output and (output["linear"] or declared["reward"]["linear"]):
+                self.not_checked.append(f"prior of {name}: a correlation beside linear terms")
         for name, limit in self.limits.items():
             self._understood("limit", f"limit on {name}", limit)
         self._epoch(self.share)

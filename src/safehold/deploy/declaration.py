@@ -347,7 +347,7 @@ class _OutputRecord:
 class _CoupledRecord(_OutputRecord):
     """That of a cost which is believed to go with the reward; what does not go with it has no such field."""
 
-    correlation: float
+    correlation: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,7 +401,7 @@ def _record(output: OutputPrior) -> _OutputRecord:
             covariance=tuple(tuple(row) for row in linear.covariance.tolist()),
         ),
     )
-    if output.correlation is None:
+    if not output.correlation:
         return record
     return _CoupledRecord(correlation=output.correlation, **{f.name: getattr(record, f.name) for f in fields(record)})
 
@@ -423,7 +423,7 @@ def _output(record: _OutputRecord) -> OutputPrior:
         episode_sd=record.episode_sd[0] if len(record.episode_sd) == 1 else np.array(record.episode_sd),
         noise_known=record.noise_known,
         linear=None if linear is None else LinearTerms(np.array(linear.features), np.array(linear.covariance)),
-        correlation=record.correlation if isinstance(record, _CoupledRecord) else None,
+        correlation=record.correlation if isinstance(record, _CoupledRecord) else (),
     )
 
 

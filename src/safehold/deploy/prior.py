@@ -57,9 +57,9 @@ class OutputPrior:
     standard deviation of one episode's return around its expectation, one number or one a candidate. It is a floor:
     the model may use more of the same shape once replicates show it, never less. With `noise_known` it is the noise.
 
-    `correlation` rho, of a cost: its dial error goes with the reward's. cost = mean + sd_j u, reward = its mean +
-    ratio sd_j v, u and v each with the correlations k_j of kernel j of the *cost*, Corr(u(z), v(z')) = rho k_j(z, z');
-    ratio is the reward's dial error over the cost's (`dial_sd`). None: the reward says nothing of this cost.
+    `correlation`, of a cost, one rho_j a kernel: its dial error goes with the reward's. cost = mean + sd_j u, reward =
+    its mean + ratio sd_j v, u and v with the correlations k_j of kernel j of the *cost*, Corr(u(z), v(z')) = rho_j
+    k_j(z, z'); ratio is the reward's dial error over the cost's (`dial_sd`). (): the reward says nothing of this cost.
     """
 
     mean: Float[np.ndarray, "m"]
@@ -68,7 +68,7 @@ class OutputPrior:
     episode_sd: float | Float[np.ndarray, "m"]
     noise_known: bool = False
     linear: LinearTerms | None = None
-    correlation: float | None = None
+    correlation: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.kernels:
@@ -77,9 +77,15 @@ class OutputPrior:
         if len(weights) != len(self.kernels) or not np.all(np.isfinite(weights) & (weights > 0)):
             raise BadPrior(f"{len(self.kernels)} kernels have the weights {self.weights}; one each, positive")
         object.__setattr__(self, "weights", tuple((weights / weights.sum()).tolist()))
-        if self.correlation is not None and not -1.0 < self.correlation < 1.0:
+        rhos = self.correlation
+        if rhos and len(rhos) != len(self.kernels):
             raise BadPrior(
-                f"the correlation of a cost with the reward is {self.correlation}; it is above -1 and under 1"
+                f"{len(self.kernels)} kernels have the correlations {rhos} with the reward; one each, or none"
+            )
+        if not all(-1.0 < rho < 1.0 for rho in rhos) or (rhos and min(rhos) < 0.0 < max(rhos)):
+            raise BadPrior(
+                f"correlations of a cost with the reward are {sorted(set(rhos))}; they are above -1 and under 1, and "
+                "all of one sign"
             )
 
     @property
@@ -173,7 +179,7 @@ class Prior:
     @property
     def coupled(self) -> str | None:
         """The cost that is believed to go with the reward, if one is."""
-        return next((name for name, output in self.costs.items() if output.correlation is not None), None)
+        return next((name for name, output in self.costs.items() if output.correlation), None)
 
     @property
     def n_estimated(self) -> int:
@@ -185,9 +191,11 @@ class Prior:
         """What is believed of a cost before anything is told; `rounds` noise bounds were already drawn from `miss`."""
         cost, reward = self.costs[name], self.reward
         process, partner = cost.process(self.space), None
-        if cost.correlation is not None:
-            gain = math.copysign(cost.dial_sd / reward.dial_sd, cost.correlation)
-            pair = coupled(cost.kernels, self.space, cost.mean, gain * reward.mean, abs(cost.correlation))
+        if cost.correlation:
+            sign = -1.0 if min(cost.correlation) < 0.0 else 1.0
+            gain = sign * cost.dial_sd / reward.dial_sd
+            strengths = tuple(abs(rho) for rho in cost.correlation)
+            pair = coupled(cost.kernels, self.space, cost.mean, gain * reward.mean, strengths)
             process, partner = Mixture.of(pair, cost.log_weights), Partner(gain, reward.episode_variance)
         return Belief.before(process, cost.episode_variance, miss, rounds, partner)
 
@@ -205,7 +213,7 @@ class Prior:
         reward_episode_sd: float | None = None,
         kernel: KernelOf = Matern52,
         contexts: Mapping[str, float] | None = None,
-        correlation: Mapping[str, float] | None = None,
+        correlation: Mapping[str, Sequence[float]] | None = None,
     ) -> "Prior":
         """The policy does what it is asked: E[reward return] = R and E[cost return] = G at the target z = (R, G).
 
@@ -221,8 +229,9 @@ class Prior:
         error. With `lengthscales`, one a dial axis in its units, it is one `kernel` for all outputs (with contexts, a
         product of Matern 5/2).
 
-        `correlation`: of one cost's dial error with the reward's, by the cost's name (`OutputPrior.correlation`). Then
-        `reward_dial_error` and `reward_episode_sd` bear on safety too. It needs kernels that are products.
+        `correlation`: of one cost's dial error with the reward's, by the cost's name (`OutputPrior.correlation`); of
+        several each is as likely, beside every kernel. Then `reward_dial_error` and `reward_episode_sd` bear on safety
+        too. It needs kernels that are products.
 
         Raises:
             BadPrior: if a scale is missing, not finite or not positive.
@@ -249,13 +258,15 @@ class Prior:
             asked = space.points[:, space.names.index(limit.name)] + limit.kappa * noise
             sd = dial_error.pop(limit.name, DIAL_ERROR_SHARE * limit.value)
             kernels, weights = scales.of_cost(sd, f"dial error of cost {limit.name!r}")
+            rhos = tuple(float(rho) for rho in correlation.pop(limit.name, ()))
+            times = max(len(rhos), 1)
             costs[limit.name] = OutputPrior(
                 mean=np.where(support, asked, np.maximum(asked, limit.value)),
-                kernels=kernels,
-                weights=weights,
+                kernels=kernels * times,
+                weights=weights * times,
                 episode_sd=noise,
                 noise_known=noise_known,
-                correlation=correlation.pop(limit.name, None),
+                correlation=tuple(rho for rho in rhos for _ in kernels),
             )
         unknown = [*dial_error, *episode_sd, *correlation]
         if unknown:
@@ -388,8 +399,8 @@ def _check_coupled(prior: Prior) -> None:
     Raises:
         BadPrior: saying what it is not.
     """
-    names = [name for name, output in prior.costs.items() if output.correlation is not None]
-    if prior.reward.correlation is not None:
+    names = [name for name, output in prior.costs.items() if output.correlation]
+    if prior.reward.correlation:
         raise BadPrior("the reward has a correlation with itself declared; declare that of a cost with the reward")
     if len(names) > 1:
         raise BadPrior(
@@ -476,9 +487,10 @@ def _words(what: str, output: OutputPrior, prior: Prior) -> str:
     how = "known" if output.noise_known else "at least; more where replicates show it"
     map_ = "; an affine map with uncertain coefficients" if output.linear is not None else ""
     beside = (
-        f" It is off where the reward is, with a correlation of {output.correlation:g} (the reward by a standard "
-        f"deviation of {prior.reward.dial_sd:.4g}): trusted, and never fitted."
-        if output.correlation is not None
+        " It is off where the reward is, with a correlation of "
+        f"{' or '.join(f'{rho:g}' for rho in sorted(set(output.correlation)))} (the reward by a standard deviation of "
+        f"{prior.reward.dial_sd:.4g}): trusted, and never fitted."
+        if output.correlation
         else ""
     )
     count = f"{len(output.kernels)} kernel{'s' if len(output.kernels) > 1 else ''}"

@@ -312,8 +312,8 @@ class _Surfaces:
         self, reward: OutputPrior, rng: np.random.Generator
     ) -> tuple[Float[np.ndarray, "m"], Float[np.ndarray, "m"]]:
         """A cost and a reward that goes with it, as is declared of the cost (`OutputPrior.correlation`)."""
-        member, rho = self._member(rng), self.output.correlation or 0.0
-        error = self._error(member, rng)
+        member = self._member(rng)
+        error, rho = self._error(member, rng), self.output.correlation[member]
         other = rho * error + math.sqrt(1.0 - rho**2) * self._error(member, rng)
         return self.output.mean + error, reward.mean + reward.dial_sd / self.output.dial_sd * other
 

@@ -154,7 +154,7 @@ def _faulty(output: OutputPrior, fault: Fault) -> OutputPrior:
         output,
         kernels=tuple(scaled(kernel, fault) for kernel in output.kernels),
         episode_sd=output.episode_sd * fault.noise,
-        correlation=None if output.correlation is None else fault.correlation * output.correlation,
+        correlation=tuple(fault.correlation * rho for rho in output.correlation),
     )
 
 

@@ -73,23 +73,23 @@ def coupled(
     space: TargetSpace,
     mean: Float[np.ndarray, "m"],
     other: Float[np.ndarray, "m"],
-    correlation: float,
+    correlations: tuple[float, ...],
 ) -> FirstOfTwo:
     """The beliefs, one a kernel k, before any measurement: f ~ GP(mean, k), g ~ GP(other, k), correlated.
 
-    Cov(f(z), g(z')) = correlation k(z, z')   [intrinsic coregionalisation; Alvarez, Rosasco & Lawrence 2012, Sec. 4.2].
-    The covariance of the pair, ((1, rho), (rho, 1)) times k, is that of a categorical axis of two values times k, so
-    that the grid engine's rank-one updates are exact for it as they are.
+    Cov(f(z), g(z')) = rho k(z, z'), rho one a kernel: intrinsic coregionalisation   [Alvarez, Rosasco & Lawrence 2012,
+    Sec. 4.2]. The covariance of the pair, ((1, rho), (rho, 1)) times k, is that of a categorical axis of two values
+    times k, so that the grid engine's rank-one updates are exact for it as they are.
 
     Raises:
-        UsageError: if the correlation is not in [0, 1), a kernel is no product over the axes, or there are too many.
+        UsageError: if a correlation is not in [0, 1), a kernel is no product over the axes, or there are too many.
     """
     which = "output, " + ", ".join(space.names)  # no axis of the dial is called so
     pairs = TargetSpace({which: (0.0, 1.0), **space.axes})
     means = np.tile(np.concatenate([mean, other]), (len(kernels), 1))
-    outputs = Factor("categorical", correlation)
     products = tuple(
-        Product(kernel.sd, (outputs, *each)) for kernel, each in zip(kernels, factors(kernels, space), strict=True)
+        Product(kernel.sd, (Factor("categorical", correlation), *each))
+        for kernel, each, correlation in zip(kernels, factors(kernels, space), correlations, strict=True)
     )
     return FirstOfTwo(GridStack.over(products, pairs, means, (None,) * len(kernels)))
 

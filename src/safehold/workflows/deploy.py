@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -80,9 +80,10 @@ class DeployConfig(Config):
     """Declared standard deviation of the dial's error in cost, as a share of the limit."""
     episode_sd: PositiveFloat = 0.25
     """Declared floor of the standard deviation of one episode's cost, as a share of the limit."""
-    correlation: float | None = Field(default=None, gt=-1.0, lt=1.0)
-    """Declared correlation of the dial's errors in cost and in reward, which lets rewards say something of costs. It is
-    trusted, and helps where rewards are much cleaner than costs; none if not said."""
+    correlation: tuple[Annotated[float, Field(gt=-1.0, lt=1.0)], ...] = ()
+    """Declared correlation of the dial's errors in cost and in reward, which lets rewards say something of costs; of
+    several, 0 and 0.9 say, each is as likely. Trusted; helps where rewards are much cleaner than costs. None: it is 0
+    for certain."""
     reward_dial_error: PositiveFloat = REWARD_DIAL_ERROR_SHARE
     """Declared standard deviation of the dial's error in reward, as a share of the span of the target rewards; bears on
     safety only with a correlation."""
@@ -166,8 +167,8 @@ def plan(dataset: OfflineDataset, config: DeployConfig, oversight: Oversight | N
         episode_sd={name: config.episode_sd * limit.value},
         reward_dial_error=config.reward_dial_error * spans["reward"],
         reward_episode_sd=config.reward_episode_sd * spans["reward"],
-        kernel=Matern52 if config.correlation is None else partial(Product.of, "matern52"),
-        correlation=None if config.correlation is None else {name: config.correlation},
+        kernel=partial(Product.of, "matern52") if config.correlation else Matern52,
+        correlation={name: config.correlation} if config.correlation else None,
     )
     shares = _shares(config.delta, oversight)
     declaration = Declaration(

@@ -191,9 +191,9 @@ def test_init_declares_and_runs_nothing(safehold, words, tmp_path):
 
 def test_init_declares_a_correlation_with_the_reward(safehold, words, tmp_path):
     scales = ("--reward-dial-error", 0.3, "--reward-episode-sd", 0.02)
-    assert safehold("deploy", "init", *words, "--correlation", -0.8, *scales).code == 0
+    assert safehold("deploy", "init", *words, "--correlation", -0.8, 0, *scales).code == 0
     with Deployment.open(tmp_path / "run", read_only=True) as deployment:
-        assert deployment.state.declaration.prior.costs["cost"].correlation == -0.8
+        assert deployment.state.declaration.prior.costs["cost"].correlation == (-0.8,) * 14 + (0.0,) * 14
     assert safehold("deploy", "init", *words[:5], tmp_path / "other", "--correlation", 1).code == 2
 
 

@@ -48,7 +48,7 @@ def prior(rho, *, reward=None, kernels=KERNELS, **fields):
         kernels=kernels,
         weights=(1.0, 2.0)[: len(kernels)],
         episode_sd=np.linspace(2.0, 5.0, M),
-        correlation=rho,
+        correlation=rho if isinstance(rho, tuple) else () if rho is None else (rho,) * len(kernels),
         **fields,
     )
     reward = reward or OutputPrior(
@@ -59,7 +59,8 @@ def prior(rho, *, reward=None, kernels=KERNELS, **fields):
 
 def ledger(correlation, *, rules=LEDGER, **more):
     """The toy deployment on the default mixture, with or without a correlation."""
-    coupling = {} if correlation is None else {"correlation": {"cost": correlation}}
+    rhos = correlation if isinstance(correlation, tuple) else (correlation,)
+    coupling = {} if correlation is None else {"correlation": {"cost": rhos}}
     return declaration(rules=rules, **{"lengthscales": None, "reward_dial_error": 15.0, **coupling, **more})
 
 
@@ -96,14 +97,14 @@ def dense(prior, costs, rewards, reward_scale, cost_scale=1.0):
     """
     cost, reward = prior.costs["cost"], prior.reward
     ratio = reward.dial_sd / cost.dial_sd
-    mixing = np.array([[1.0, cost.correlation * ratio], [cost.correlation * ratio, ratio**2]])
     means = np.concatenate([cost.mean, reward.mean])
     index = np.array([p.index for p in costs] + [M + p.index for p in rewards])
     values = np.array([p.value for p in [*costs, *rewards]])
     floors = np.concatenate([cost_scale * cost.episode_variance, reward_scale * reward.episode_variance])
     noise = floors[index] * np.array([p.noise_factor for p in [*costs, *rewards]])
     found = []
-    for kernel in cost.kernels:
+    for kernel, rho in zip(cost.kernels, cost.correlation, strict=True):
+        mixing = np.array([[1.0, rho * ratio], [rho * ratio, ratio**2]])
         pair = np.kron(mixing, kernel(SPACE.points, SPACE.points))
         among = pair[np.ix_(index, index)] + np.diag(noise)
         gain = pair[:M, index] @ np.linalg.inv(among)
@@ -116,12 +117,13 @@ def dense(prior, costs, rewards, reward_scale, cost_scale=1.0):
 @given(
     seed=st.integers(0, 10_000),
     n=st.integers(1, 12),
-    rho=st.floats(-0.99, 0.99),
+    rhos=st.tuples(*[st.floats(0.0, 0.99)] * 2),
+    sign=st.sampled_from([-1.0, 1.0]),
     reward_scale=st.sampled_from([1.0, 1.21, 2.5]),
 )
 @settings(max_examples=30, deadline=None)
-def test_the_belief_is_the_posterior_of_the_declared_pair(seed, n, rho, reward_scale):
-    declared = prior(rho, noise_known=True)
+def test_the_belief_is_the_posterior_of_the_declared_pair(seed, n, rhos, sign, reward_scale):
+    declared = prior((sign * rhos[0], sign * rhos[1]), noise_known=True)
     belief, costs, rewards = told_by(declared.belief("cost", None), np.random.default_rng(seed), n, reward_scale)
     expected = dense(declared, costs, rewards, reward_scale)
     process = belief.process
@@ -171,6 +173,16 @@ def test_told_at_once_or_anew_after_the_noise_changed_it_is_the_same_belief():
     for number, (mean, variance, _) in enumerate(dense(declared, costs, rewards, 1.331, belief.scale)):
         np.testing.assert_allclose(belief.process.means[number], mean, rtol=1e-9)
         np.testing.assert_allclose(belief.process.sds[number] ** 2, variance, rtol=0, atol=1e-9)
+
+
+def test_of_several_correlations_each_is_believed_beside_every_kernel():
+    both = ledger((0.0, 0.9)).prior
+    one = ledger(0.9).prior.costs["cost"]
+    cost = both.costs["cost"]
+    assert cost.kernels == one.kernels * 2
+    assert cost.correlation == (0.0,) * 14 + (0.9,) * 14
+    assert sum(cost.weights[:14]) == pytest.approx(0.5)
+    assert "with a correlation of 0 or 0.9 (" in both.explain()
 
 
 def test_rewards_of_a_trial_with_a_failed_episode_are_on_the_side_of_what_is_assumed():
@@ -246,14 +258,14 @@ def test_explain_says_what_is_trusted():
 def test_a_declaration_without_a_correlation_is_written_as_ever_and_with_one_comes_back():
     plain, beside = ledger(None).to_json(), ledger(-0.8).to_json()
     assert "correlation" not in json.dumps(plain)
-    assert beside["costs"]["cost"].pop("correlation") == -0.8
+    assert beside["costs"]["cost"].pop("correlation") == [-0.8] * 14
     assert beside == plain
     again = Declaration.from_json(ledger(-0.8).to_json())
     assert again.prior.coupled == "cost"
     assert again.to_json() == ledger(-0.8).to_json()
     torn = ledger(-0.8).to_json()
-    torn["costs"]["cost"]["correlation"] = None
-    with pytest.raises(IntegrityError, match=r"costs.cost.correlation: expected a finite number"):
+    torn["costs"]["cost"]["correlation"][3] = None
+    with pytest.raises(IntegrityError, match=r"costs.cost.correlation\[3\]: expected a finite number"):
         Declaration.from_json(torn)
 
 
@@ -265,15 +277,17 @@ REFUSED = {
     "no product": (lambda: prior(0.8, kernels=(Matern52(6.0, (80.0, 20.0)),)), "Matern52 is none"),
     "one": (lambda: prior(1.0), "above -1 and under 1"),
     "not a number": (lambda: prior(float("nan")), "above -1 and under 1"),
-    "reward": (lambda: with_reward(correlation=0.5), "with itself"),
+    "both signs": (lambda: prior((-0.5, 0.5)), "all of one sign"),
+    "too few": (lambda: prior((0.5,)), "one each, or none"),
+    "reward": (lambda: with_reward(correlation=(0.5,)), "with itself"),
     "unknown cost": (
-        lambda: Prior.asked(SPACE, [LIMIT], np.ones(M, np.bool_), correlation={"fall": 0.5}),
+        lambda: Prior.asked(SPACE, [LIMIT], np.ones(M, np.bool_), correlation={"fall": (0.5,)}),
         "names 'fall', which has no limit",
     ),
     "several": (
         lambda: replace(
             two_limits().prior,
-            costs={name: replace(output, correlation=0.5) for name, output in two_limits().prior.costs.items()},
+            costs={name: replace(output, correlation=(0.5,)) for name, output in two_limits().prior.costs.items()},
         ),
         "declare one correlation at most",
     ),
@@ -282,7 +296,7 @@ REFUSED = {
             TargetSpace({"reward": (0.0, 1.0), "cost": (0.0, 1.0), "a": (0.0, 1.0), "b": (0.0, 1.0)}),
             [Limit("cost", 1.0)],
             np.ones(16, np.bool_),
-            correlation={"cost": 0.5},
+            correlation={"cost": (0.5,)},
         ),
         "at most 3 axes",
     ),
@@ -304,7 +318,7 @@ def test_maps_that_were_fitted_one_by_one_are_refused_beside_a_correlation():
     with pytest.raises(BadPrior, match="told twice"):
         ledger(0.8).prior.from_offline([LIMIT], table)
     fitted = ledger(None).prior.from_offline([LIMIT], table)
-    costs = {"cost": replace(fitted.costs["cost"], correlation=0.8)}
+    costs = {"cost": replace(fitted.costs["cost"], correlation=(0.8,) * 14)}
     with pytest.raises(BadPrior, match="affine map fitted by itself"):
         replace(fitted, costs=costs)
     with pytest.raises(BadPrior, match="affine map fitted by itself"):
@@ -314,9 +328,11 @@ def test_maps_that_were_fitted_one_by_one_are_refused_beside_a_correlation():
 # Runs -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("correlation", "rules"), [(0.8, LEDGER), (-0.6, (RiskLedger(), Paper()))])
-def test_a_run_is_verified_and_audited(tmp_path, correlation, rules):
-    run = run_of(tmp_path / "run", ledger(correlation, rules=rules))
+@pytest.mark.parametrize(
+    ("correlations", "rules"), [((0.8,), LEDGER), ((-0.6,), (RiskLedger(), Paper())), ((0.0, 0.9), LEDGER)]
+)
+def test_a_run_is_verified_and_audited(tmp_path, correlations, rules):
+    run = run_of(tmp_path / "run", ledger(correlations, rules=rules))
     assert verify(run) == []
     audited = audit(run)
     assert (audited.findings, audited.not_checked, len(audited.asks)) == ((), (), 12)
@@ -350,7 +366,7 @@ def test_a_changed_correlation_is_found(tmp_path, quick):
 
     def bolder(kind, body):
         if kind == "started":
-            body["declaration"]["costs"]["cost"]["correlation"] = 0.95
+            body["declaration"]["costs"]["cost"]["correlation"] = [0.95] * 14
 
     forge(run, bolder)
     assert "certificate.risks.cost" in {finding.what for finding in audit(run).findings}
@@ -364,7 +380,7 @@ def test_the_audit_does_not_pass_a_correlation_that_it_does_not_understand(tmp_p
             body["declaration"]["reward"]["linear"] = {"features": [[1.0]], "covariance": [[1.0]]}
 
     forge(run, beyond)
-    assert audit(run).not_checked == ("prior of cost: correlation beside linear terms, or none between -1 and 1",)
+    assert audit(run).not_checked == ("prior of cost: a correlation beside linear terms",)
 
 
 @pytest.mark.parametrize("seeds", [range(2), pytest.param(range(2, 100), marks=pytest.mark.slow)])
@@ -431,7 +447,7 @@ def dial(correlation, delta=0.1, **more):
             "noise_known": True,
             "reward_dial_error": 10.0,
             "reward_episode_sd": 2.0,
-            "correlation": None if correlation is None else {"cost": correlation},
+            "correlation": None if correlation is None else {"cost": (correlation,)},
             **more,
         },
     )

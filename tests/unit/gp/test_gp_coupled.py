@@ -25,17 +25,22 @@ def told(rng, n):
     return rng.integers(0, 2 * M, n), rng.normal(0.0, 2.0, n), 10.0 ** rng.uniform(-3, 1, n)
 
 
-@given(seed=st.integers(0, 10_000), n=st.integers(1, 12), rho=st.floats(0.0, 0.99), at_once=st.booleans())
+@given(
+    seed=st.integers(0, 10_000),
+    n=st.integers(1, 12),
+    rhos=st.tuples(*[st.floats(0.0, 0.99)] * 2),
+    at_once=st.booleans(),
+)
 @settings(max_examples=40, deadline=None)
-def test_the_posterior_is_that_of_the_dense_pair(seed, n, rho, at_once):
+def test_the_posterior_is_that_of_the_dense_pair(seed, n, rhos, at_once):
     rng = np.random.default_rng(seed)
     mean, other = rng.normal(size=M), rng.normal(size=M)
     indices, values, noise = told(rng, n)
-    belief = coupled(KERNELS, SPACE, mean, other, rho)
+    belief = coupled(KERNELS, SPACE, mean, other, rhos)
     for part in [slice(None)] if at_once else [slice(i, i + 1) for i in range(n)]:
         belief = belief.condition(indices[part], np.tile(values[part], (2, 1)), noise[part])
     both = np.concatenate([mean, other])
-    for number, kernel in enumerate(KERNELS):
+    for number, (kernel, rho) in enumerate(zip(KERNELS, rhos, strict=True)):
         pair = np.kron(np.array([[1.0, rho], [rho, 1.0]]), kernel(SPACE.points, SPACE.points))
         among = pair[np.ix_(indices, indices)] + np.diag(noise)
         posterior = pair[:M, :M] - pair[:M, indices] @ np.linalg.solve(among, pair[indices, :M])
@@ -53,7 +58,7 @@ def test_the_posterior_is_that_of_the_dense_pair(seed, n, rho, at_once):
 
 
 def test_only_the_first_function_shows_in_a_mixture():
-    belief = Mixture.of(coupled(KERNELS, SPACE, np.zeros(M), np.ones(M), 0.8), (0.0, 0.0))
+    belief = Mixture.of(coupled(KERNELS, SPACE, np.zeros(M), np.ones(M), (0.8, 0.5)), (0.0, 0.0))
     belief = belief.condition(np.array([3, M + 5]), np.array([1.0, 2.0]), np.array([0.1, 0.01]))
     assert belief.mean.shape == belief.sd.shape == belief.risk(1.0).shape == belief.column(2).shape == (M,)
     assert belief.covariances(np.arange(3), np.arange(M)).shape == (3, M)
@@ -64,7 +69,7 @@ def test_only_the_first_function_shows_in_a_mixture():
 
 
 def test_a_clean_measurement_of_the_other_narrows_the_first_by_the_correlation_alone():
-    belief = coupled(KERNELS[:1], SPACE, np.zeros(M), np.zeros(M), 0.8)
+    belief = coupled(KERNELS[:1], SPACE, np.zeros(M), np.zeros(M), (0.8,))
     belief = belief.condition(np.array([M + 4]), np.full((1, 1), 1.5), np.array([1e-12]))
     assert belief.means[0, 4] == pytest.approx(0.8 * 1.5)
     assert belief.variances[0, 4] == pytest.approx(1.5**2 * (1 - 0.8**2))
@@ -72,7 +77,7 @@ def test_a_clean_measurement_of_the_other_narrows_the_first_by_the_correlation_a
 
 def test_without_correlation_the_other_says_nothing_of_the_first():
     alone = GridProcess.over(KERNELS[0], SPACE, np.zeros(M)).condition(np.array([2]), np.array([1.0]), np.array([0.1]))
-    belief = coupled(KERNELS[:1], SPACE, np.zeros(M), np.zeros(M), 0.0)
+    belief = coupled(KERNELS[:1], SPACE, np.zeros(M), np.zeros(M), (0.0,))
     belief = belief.condition(np.array([2, M + 2]), np.array([[1.0, 5.0]]), np.array([0.1, 0.1]))
     np.testing.assert_allclose(belief.means[0], alone.mean, atol=1e-13)
     np.testing.assert_allclose(belief.variances[0], alone.variance, atol=1e-13)
@@ -89,9 +94,9 @@ def test_a_squared_exponential_is_taken_for_the_product_that_it_is():
 
 def test_what_is_no_product_or_has_too_many_axes_is_refused():
     with pytest.raises(UsageError, match="Matern52 is none; declare kernel=partial"):
-        coupled((Matern52(1.0, (1.0, 1.0, 1.0)),), SPACE, np.zeros(M), np.zeros(M), 0.5)
+        coupled((Matern52(1.0, (1.0, 1.0, 1.0)),), SPACE, np.zeros(M), np.zeros(M), (0.5,))
     wide = TargetSpace({name: (0.0, 1.0) for name in "abcd"})
     with pytest.raises(UsageError, match="at most 3 axes"):
         factors((Product.of("matern52", 1.0, (1.0,) * 4),), wide)
     with pytest.raises(UsageError, match=r"correlation in \[0, 1\), got 1"):
-        coupled(KERNELS, SPACE, np.zeros(M), np.zeros(M), 1.0)
+        coupled(KERNELS, SPACE, np.zeros(M), np.zeros(M), (1.0, 0.5))

@@ -75,7 +75,7 @@ def test_who_attests_the_seed_targets_is_in_the_ledger(log, tmp_path):
 
 
 def test_a_correlation_with_the_reward_is_declared_driven_and_audited(log, tmp_path):
-    config = CONFIG.model_copy(update={"correlation": -0.6, "reward_dial_error": 0.3, "reward_episode_sd": 0.1})
+    config = CONFIG.model_copy(update={"correlation": (-0.6,), "reward_dial_error": 0.3, "reward_episode_sd": 0.1})
     with declared(log, tmp_path / "run", config) as deployment:
         with contextlib.suppress(NoCertifiedTarget):
             go(deployment)
@@ -83,7 +83,7 @@ def test_a_correlation_with_the_reward_is_declared_driven_and_audited(log, tmp_p
         told = len(deployment.state.told)
         assert deployment.state.costs["cost"].process.n_told == 2 * told > 0
     assert prior.coupled == "cost"
-    assert prior.costs["cost"].correlation == -0.6
+    assert set(prior.costs["cost"].correlation) == {-0.6}
     span = np.ptp(prior.space.points[:, 0])
     assert (prior.reward.dial_sd, prior.reward.episode_sd) == (pytest.approx(0.3 * span), pytest.approx(0.1 * span))
     assert verify(tmp_path / "run") == []
