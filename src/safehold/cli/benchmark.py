@@ -16,7 +16,7 @@ from safehold.cli.settings import read_toml
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import UsageError
 from safehold.report.plain_text import inert
-from safehold.workflows.benchmark import BenchmarkConfig, Cell, run_benchmark, table
+from safehold.workflows.benchmark import BenchmarkConfig, Cell, overall, run_benchmark, table
 from safehold.workflows.files import write_text
 
 TABLE = "table.md"
@@ -45,8 +45,9 @@ def run(arguments: BenchmarkArguments, output: Output) -> int:
             narration.line(f"{number} of {of}: {cell.place}")
 
         found = run_benchmark(config, arguments.out, workers=arguments.workers, on_cell=done)
-    write_text(arguments.out / TABLE, table(found))
-    output.result({"scores": [asdict(score) for score in found]})
+    over_tasks = overall(config, arguments.out) if len(config.tasks) > 1 else []
+    write_text(arguments.out / TABLE, table(found, over_tasks))
+    output.result({"scores": [asdict(score) for score in found], "overall": [asdict(one) for one in over_tasks]})
     output.table(
         f"over {len(config.seeds)} seeds of {config.episodes} episodes",
         ("task", "limit", "method", "normalised reward", "normalised cost", "seeds above the limit"),

@@ -99,6 +99,35 @@ def ratio_interval(
     return Interval(estimate=estimate, low=float(low), high=float(high), level=level, n=n)
 
 
+def interquartile_interval(
+    tasks: Sequence[Float[np.ndarray, "_"]], rng: np.random.Generator, *, level: float = 0.95, draws: int = 2000
+) -> Interval:
+    """Percentile interval of the interquartile mean of all runs of all tasks, runs drawn anew task by task.
+
+    The mean of what is left when the lowest and the highest quarter of the scores, rounded down, are put aside: one
+    task, or one seed, that went very well or very wrong does not decide.   [Agarwal et al., arXiv 2108.13264] An entry
+    a task, a value a run; `n` counts runs. With fewer than two runs a task there is no interval, and a value that is
+    not finite makes all of it unknown.
+    """
+    _check_level(level)
+    if not tasks or any(len(runs) == 0 for runs in tasks):
+        raise UsageError("an interquartile mean needs tasks with a run each")
+    pooled = np.concatenate(list(tasks))
+    if not np.all(np.isfinite(pooled)):
+        return Interval(estimate=math.nan, low=math.nan, high=math.nan, level=level, n=len(pooled))
+    estimate = float(_interquartile_mean(pooled))
+    if min(len(runs) for runs in tasks) < 2:
+        return Interval(estimate=estimate, low=math.nan, high=math.nan, level=level, n=len(pooled))
+    drawn = np.concatenate([runs[rng.integers(len(runs), size=(draws, len(runs)))] for runs in tasks], axis=1)
+    low, high = np.quantile(_interquartile_mean(drawn), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(estimate=estimate, low=float(low), high=float(high), level=level, n=len(pooled))
+
+
+def _interquartile_mean(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows"]:
+    aside = values.shape[-1] // 4
+    return np.asarray(np.sort(values, axis=-1)[..., aside : values.shape[-1] - aside].mean(axis=-1))
+
+
 def proportion_interval(successes: int, n: int, level: float = 0.95) -> Interval:
     """The exact interval of a proportion [Clopper & Pearson 1934], two-sided."""
     _check_level(level)

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, Valid
 from safehold import __version__
 from safehold.core.config import Config
 from safehold.core.errors import DataError, IntegrityError, UsageError
-from safehold.core.intervals import Interval, bootstrap_interval, proportion_interval
+from safehold.core.intervals import Interval, bootstrap_interval, interquartile_interval, proportion_interval
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.core.target import Target
@@ -121,6 +121,16 @@ class Score:
     unsafe: Interval
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overall:
+    """A method at a limit over all tasks: interquartile means of the runs' normalised rewards and costs."""
+
+    method: str
+    limit: float
+    reward: Interval
+    cost: Interval
+
+
 def run_benchmark(
     config: BenchmarkConfig,
     directory: Path,
@@ -212,11 +222,27 @@ def scores(config: BenchmarkConfig, directory: Path) -> list[Score]:
     for task in config.tasks:
         for limit in config.limits:
             for name, method in config.methods.items():
-                runs = [
-                    _of_limit(directory / Cell(task, name, seed, limit if method.safe else None).place / RESULT, limit)
-                    for seed in config.seeds
-                ]
-                found.append(_score(task, name, limit, runs))
+                found.append(_score(task, name, limit, _runs(config, directory, task, name, method, limit)))
+    return found
+
+
+def overall(config: BenchmarkConfig, directory: Path) -> list[Overall]:
+    """What the results say of each method over all tasks; intervals by bootstrap over seeds, task by task.
+
+    Raises:
+        DataError: if a result is missing.
+    """
+    found = []
+    for limit in config.limits:
+        for name, method in config.methods.items():
+            means = [
+                np.array([[one.mean() for one in _normalised(run, limit)] for run in runs])
+                for runs in (_runs(config, directory, task, name, method, limit) for task in config.tasks)
+            ]
+            reward, cost = (
+                interquartile_interval([of_task[:, i] for of_task in means], Streams(0)["bootstrap"]) for i in (0, 1)
+            )
+            found.append(Overall(method=name, limit=limit, reward=reward, cost=cost))
     return found
 
 
@@ -238,8 +264,8 @@ def read_result(path: Path) -> dict[str, Any]:
     return record
 
 
-def table(found: Sequence[Score]) -> str:
-    """The scores as Markdown."""
+def table(found: Sequence[Score], over_tasks: Sequence[Overall] = ()) -> str:
+    """The scores as Markdown, then those over all tasks."""
     lines = [
         "| task | limit | method | normalised reward | normalised cost | reward | cost | seeds above the limit |",
         "|---|---|---|---|---|---|---|---|",
@@ -250,6 +276,10 @@ def table(found: Sequence[Score]) -> str:
             f"| {one.task} | {one.limit:g} | {one.method} | {one.reward} | {one.cost} | {one.raw_reward} "
             f"| {one.raw_cost} | {share} [{one.unsafe.low:.2f}, {one.unsafe.high:.2f}] |"
         )
+    if over_tasks:
+        lines += ["", "Over all tasks, interquartile means of the runs:", ""]
+        lines += ["| limit | method | normalised reward | normalised cost |", "|---|---|---|---|"]
+        lines += [f"| {one.limit:g} | {one.method} | {one.reward} | {one.cost} |" for one in over_tasks]
     return "\n".join(lines) + "\n"
 
 
@@ -303,10 +333,21 @@ def _of_limit(path: Path, limit: float) -> _Run:
     raise DataError(f"{path} holds no evaluation at the limit {limit:g}; run the benchmark to its end first")
 
 
-def _score(task: str, method: str, limit: float, runs: Sequence[_Run]) -> Score:
+def _runs(config: BenchmarkConfig, directory: Path, task: str, name: str, method: Method, limit: float) -> list[_Run]:
+    """One of each seed."""
+    cells = (Cell(task, name, seed, limit if method.safe else None) for seed in config.seeds)
+    return [_of_limit(directory / cell.place / RESULT, limit) for cell in cells]
+
+
+def _normalised(run: _Run, limit: float) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+    """Rewards by the extremes of the logged ones, costs by the limit."""
+    low, high = run.logged
     more = 1.0 if limit == 0.0 else 0.0
-    (low, high), costs = runs[0].logged, [run.costs for run in runs]
-    span = high - low if high > low else 1.0
+    return (run.rewards - low) / (high - low if high > low else 1.0), (run.costs + more) / (limit + more)
+
+
+def _score(task: str, method: str, limit: float, runs: Sequence[_Run]) -> Score:
+    costs, normalised = [run.costs for run in runs], [_normalised(run, limit) for run in runs]
 
     def interval(groups: Sequence[Float[np.ndarray, "n"]]) -> Interval:
         return bootstrap_interval(groups, Streams(0)["bootstrap"])
@@ -315,8 +356,8 @@ def _score(task: str, method: str, limit: float, runs: Sequence[_Run]) -> Score:
         task=task,
         method=method,
         limit=limit,
-        reward=interval([(run.rewards - low) / span for run in runs]),
-        cost=interval([(values + more) / (limit + more) for values in costs]),
+        reward=interval([rewards for rewards, _ in normalised]),
+        cost=interval([values for _, values in normalised]),
         raw_reward=interval([run.rewards for run in runs]),
         raw_cost=interval(costs),
         unsafe=proportion_interval(sum(not values.mean() <= limit for values in costs), len(runs)),

@@ -13,7 +13,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.envs.toy import dial
 from safehold.rollout.episodes import Job, rollouts
 from safehold.workflows import benchmark
-from safehold.workflows.benchmark import RESULT, BenchmarkConfig, cells, run_benchmark, scores, table
+from safehold.workflows.benchmark import RESULT, BenchmarkConfig, cells, overall, run_benchmark, scores, table
 
 TINY = {
     "cdt": {"width": 8, "heads": 2, "layers": 1, "context": 2, "batch_size": 8, "steps": 6, "cost_loss": "value"},
@@ -184,3 +184,21 @@ def test_bootstrap_of_equal_values_is_a_point_and_nan_makes_it_unknown():
     assert not bootstrap_interval([np.array([1.0, np.nan]), np.ones(2)], rng).known
     with pytest.raises(UsageError, match="an entry each"):
         bootstrap_interval([np.ones(2), np.zeros(0)], rng)
+
+
+def test_over_all_tasks_stand_interquartile_means_of_normalised_runs(log, whole):
+    directory, _ = whole
+    found = overall(config(log), directory)
+    assert [(one.limit, one.method) for one in found] == [
+        (limit, name) for limit in (10.0, 20.0) for name in ("cdt", "bc-all", "bc-safe")
+    ]
+    records = [json.loads((directory / "toy-Dial" / "cdt" / f"seed-{seed}" / RESULT).read_text()) for seed in (0, 1)]
+    low, high = records[0]["logged_rewards"]
+    entries = [record["limits"][1] for record in records]  # at 20; of two runs none is put aside
+    assert found[3].reward.estimate == pytest.approx(
+        np.mean([np.mean(e["rewards"]) - low for e in entries]) / (high - low)
+    )
+    assert found[3].cost.estimate == pytest.approx(np.mean([np.mean(e["costs"]) for e in entries]) / 20.0)
+    assert found[3].reward.n == 2
+    assert "Over all tasks" in table([], found)
+    assert "Over all tasks" not in table([])
