@@ -9,21 +9,32 @@ from torch import Tensor
 
 
 class OwnGenerator:
-    """A CPU generator that stands in for torch's default one while `drawing`.
+    """A generator that stands in for torch's default ones while `drawing`.
 
-    The default generator is as it was afterwards, so two learners in one process never meet.
+    The default generators are as they were afterwards, so two learners in one process never meet.
     """
 
     def __init__(self, seed: int) -> None:
         self._state = torch.Generator().manual_seed(seed).get_state()
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """Inside, torch's default generator continues where this one stopped last."""
-        with torch.random.fork_rng(devices=[]):
+    def drawing(self, stream: int | None = None) -> Iterator[None]:
+        """Inside, torch's default generator continues where this one stopped last.
+
+        With a `stream`, the generators of all devices start from a number drawn here and the stream's: processes that
+        hold the same generator draw different numbers, and keep the same generator.
+        """
+        cuda = [torch.cuda.current_device()] if stream is not None and torch.cuda.is_available() else []
+        with torch.random.fork_rng(devices=cuda):
             torch.set_rng_state(self._state)
-            yield
+            if stream is None:
+                yield
+                self._state = torch.get_rng_state()
+                return
+            seed = int(torch.randint(2**62, ()))
             self._state = torch.get_rng_state()
+            torch.manual_seed(seed + stream)
+            yield
 
     def state(self) -> UInt8[Tensor, "bytes"]:
         """A copy of the state, for a checkpoint."""

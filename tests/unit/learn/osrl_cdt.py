@@ -9,45 +9,19 @@ weights, inputs, outputs, and the losses that one training step reports.
 """
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
+sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks" / "peers"))
+from osrl_peer import Log, osrl
+
 SIZES = {"state_dim": 5, "action_dim": 2, "seq_len": 6, "episode_len": 30, "embedding_dim": 16, "num_layers": 2}
 HEADS, BATCH = 4, 12
 COST_WEIGHT, STATE_WEIGHT = 0.02, 0.3
-
-
-class Log:
-    """Keeps what a training step stores."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, float] = {}
-
-    def store(self, tab: str, **values: float) -> None:  # noqa: ARG002 - OSRL's signature
-        self.kept.update(values)
-
-
-def osrl(checkout: Path) -> Any:
-    """`osrl.algorithms.cdt`, without the packages that only log, or read what we do not need."""
-    logging = ModuleType("fsrl.utils")
-    logging.DummyLogger = logging.WandbLogger = Log  # type: ignore[attr-defined]
-    progress = ModuleType("tqdm.auto")
-    progress.trange = range  # type: ignore[attr-defined]
-    sys.modules |= {"fsrl": ModuleType("fsrl"), "fsrl.utils": logging, "tqdm": ModuleType("tqdm")}
-    sys.modules["tqdm.auto"] = progress
-    for name in ("osrl", "osrl.common", "osrl.algorithms"):
-        package = ModuleType(name)
-        package.__path__ = [str(checkout.joinpath(*name.split(".")))]
-        sys.modules[name] = package
-    module = importlib.import_module("osrl.algorithms.cdt")
-    del sys.modules["tqdm"], sys.modules["tqdm.auto"]  # torch looks for it, too
-    return module
 
 
 def answers(module: Any, *, stochastic: bool) -> dict[str, np.ndarray]:
