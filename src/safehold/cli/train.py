@@ -19,6 +19,7 @@ from safehold.learn.hooks import Progress
 from safehold.learn.offline.bc import BCConfig
 from safehold.learn.offline.cdt_network import CDTConfig
 from safehold.learn.offline.rvs import RvSConfig
+from safehold.learn.place import Device, joined
 from safehold.workflows.train import METHODS, preset, train
 
 
@@ -44,6 +45,9 @@ class TrainArguments(Arguments):
 class CDTArguments(TrainArguments):
     """Arguments of `train cdt`."""
 
+    device: Device = "cpu"
+    """Where to train; several processes, on several GPUs or cores, share a batch if torchrun starts them:
+    torchrun --nproc-per-node 2 -m safehold train cdt ..."""
     method: Annotated[CDTConfig, tyro.conf.arg(name="")] = preset("cdt", "small")  # type: ignore[assignment]
 
 
@@ -81,7 +85,8 @@ def _run(method: str) -> Callable[[Any, Output], int]:
         out = resumable_training(arguments.out) if arguments.resume else free_directory(arguments.out)
         one_torch_thread()
         config = arguments.method
-        with Narration(output) as narration:
+        device = arguments.device if isinstance(arguments, CDTArguments) else "cpu"
+        with joined(device) as place, Narration(output) as narration:
 
             def show(progress: Progress) -> None:
                 if progress.updates % 20 == 0 or progress.updates == config.steps:
@@ -96,7 +101,10 @@ def _run(method: str) -> Callable[[Any, Output], int]:
                 resume=arguments.resume or out.is_dir(),
                 checkpoint_every=arguments.checkpoint_every,
                 hooks=[show],
+                place=place,
             )
+        if not place.first:
+            return 0
         output.result({"policy": trained.policy, "digest": trained.digest, "updates": trained.updates})
         output.say(f"{trained.policy}: {trained.updates} updates, digest {(trained.digest or '')[:16]}")
         return 0

@@ -21,6 +21,7 @@ from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
 from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy, rvs
 from safehold.learn.offline.dial import DialConfig, augmented, scales_of, windows
+from safehold.learn.place import HERE, Place
 
 OfflineConfig = bc.BCConfig | cdt_network.CDTConfig | rvs.RvSConfig
 """The configurations of the offline methods."""
@@ -31,7 +32,8 @@ TRAINING = "training"
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What training left behind. `policy` and `digest` are None if a hook stopped it before its last update."""
+    """What training left behind. `policy` and `digest` are None if a hook stopped it before its last update, and in
+    processes that are not the first of several."""  # noqa: D205, D209
 
     updates: int
     policy: Path | None
@@ -44,7 +46,7 @@ class _Method:
 
     config: type[OfflineConfig]
     presets: Mapping[str, OfflineConfig]
-    build: Callable[[OfflineDataset, Any, int], tuple[Learner[Any, Any], Sampler[Any]]]
+    build: Callable[..., tuple[Learner[Any, Any], Sampler[Any]]]
     save: Callable[[Path, Any, OfflineDataset, Mapping[str, Any]], str]
     load: Callable[..., Policy | PolicyFamily]
 
@@ -59,11 +61,12 @@ def train(
     resume: bool = False,
     checkpoint_every: int = 1000,
     hooks: Sequence[Hook] = (),
+    place: Place = HERE,
 ) -> Trained:
     """Trains one method and writes `directory/policy`; `directory/checkpoints` holds what resuming needs.
 
     With `resume`, training goes on from the newest checkpoint, and ends where it would have ended without the
-    interruption, bit for bit on one machine.
+    interruption, bit for bit on one machine. Of several processes (`place`) the first one writes.
 
     Raises:
         UsageError: if the method is unknown, the configuration is of another method, the directory exists without
@@ -80,15 +83,16 @@ def train(
     data = dataset if isinstance(dataset, OfflineDataset) else read_any(dataset)
     provenance = {"method": method, "config": config.to_json(), "seed": seed, "dataset": data.digest}
     streams = Streams(seed)
-    learner, sampler = chosen.build(data, config, streams.integer("weights"))
+    learner, sampler = chosen.build(data, config, streams.integer("weights"), place)
     run = _ProvenRun(OfflineRun(learner, sampler, streams["batches"]), provenance)
+    place.wait()  # all have seen what was there
     directory.mkdir(parents=True, exist_ok=True)
     newest = newest_checkpoint(directory / "checkpoints") if resume else None
     if newest is not None:
         run.restore(newest)
     save = every(checkpoint_every, checkpoint(run, directory / "checkpoints", TRAINING))
-    fit(run.run, steps=config.steps, hooks=[save, *hooks])
-    if run.run.updates < config.steps:
+    fit(run.run, steps=config.steps, hooks=[save, *hooks] if place.first else [])
+    if run.run.updates < config.steps or not place.first:
         return Trained(run.run.updates, None, None)
     digest = chosen.save(directory / "policy", learner.policy(), data, provenance)
     return Trained(run.run.updates, directory / "policy", digest)
@@ -162,29 +166,45 @@ def newest_checkpoint(directory: Path) -> Path | None:
     return max(numbered, key=lambda path: int(path.name), default=None)
 
 
-def _build_bc(dataset: OfflineDataset, config: bc.BCConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
+def _build_bc(
+    dataset: OfflineDataset, config: bc.BCConfig, seed: int, place: Place = HERE
+) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    _refuse_elsewhere(bc.KIND, place)
     kept = bc.cloned_episodes(dataset, config)
     learner = bc.BCLearner(dataset.spec, Normaliser.fit(kept.observations), config, seed)
     return learner, TransitionSampler(kept, config.batch_size)
 
 
 def _build_cdt(
-    dataset: OfflineDataset, config: cdt_network.CDTConfig, seed: int
+    dataset: OfflineDataset, config: cdt_network.CDTConfig, seed: int, place: Place = HERE
 ) -> tuple[Learner[Any, Any], Sampler[Any]]:
-    return _build_dial(cdt.CDTLearner, config.context, dataset, config, seed)
+    return _build_dial(cdt.CDTLearner, config.context, dataset, config, seed, place)
 
 
-def _build_rvs(dataset: OfflineDataset, config: rvs.RvSConfig, seed: int) -> tuple[Learner[Any, Any], Sampler[Any]]:
-    return _build_dial(rvs.RvSLearner, 1, dataset, config, seed)
+def _build_rvs(
+    dataset: OfflineDataset, config: rvs.RvSConfig, seed: int, place: Place = HERE
+) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    _refuse_elsewhere(rvs.KIND, place)
+    return _build_dial(rvs.RvSLearner, 1, dataset, config, seed, place)
 
 
 def _build_dial(
-    learner: Callable[..., Learner[Any, Any]], context: int, dataset: OfflineDataset, config: DialConfig, seed: int
+    learner: Callable[..., Learner[Any, Any]],
+    context: int,
+    dataset: OfflineDataset,
+    config: DialConfig,
+    seed: int,
+    place: Place,
 ) -> tuple[Learner[Any, Any], Sampler[Any]]:
     """A learner of policies with a dial, its scales and windows from one and the same augmented log."""
     more = augmented(dataset, config, Streams(seed)["augmentation"])
     scales = scales_of(dataset, config, more)
-    return learner(dataset.spec, scales, config, seed), windows(dataset, config, context, more)
+    return learner(dataset.spec, scales, config, seed, place), windows(dataset, config, context, more)
+
+
+def _refuse_elsewhere(method: str, place: Place) -> None:
+    if place != HERE:
+        raise UsageError(f"{method!r} trains in one process on the processor, {place} was asked for; only 'cdt' is big")
 
 
 METHODS: Mapping[str, _Method] = {

@@ -12,7 +12,7 @@ from scipy.stats import norm, spearmanr
 
 from safehold.core.errors import DataError, ModelError, UsageError
 from safehold.core.policy import Policy, PolicyFamily
-from safehold.core.spec import Box, Discrete, TaskSpec
+from safehold.core.spec import Box, TaskSpec
 from safehold.data.batches import SequenceBatch, SequenceSampler
 from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
@@ -402,13 +402,6 @@ def test_another_dataset_or_configuration_is_refused_at_resume() -> None:
         learner(TINY.model_copy(update={"learning_rate": 1e-2})).restore(state)
     with pytest.raises(DataError, match="saved scales differs"):
         learner().restore(State(state.tensors, {**state.meta, "scales": {}}))
-
-
-def test_discrete_actions_are_refused() -> None:
-    data = two_costs()
-    spec = replace(data.spec, action=Discrete(3))
-    with pytest.raises(UsageError, match="continuous actions"):
-        CDTLearner(spec, Scales.fit(data, TINY.to_go_features), TINY, 0)
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "low_cost", "even"])

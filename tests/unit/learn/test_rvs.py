@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from safehold.core.errors import DataError, ModelError, UsageError
+from safehold.core.errors import DataError, ModelError
 from safehold.core.policy import BudgetedActor, Policy, PolicyFamily
-from safehold.core.spec import Box, Discrete, TaskSpec
+from safehold.core.spec import Box, TaskSpec
 from safehold.data.batches import SequenceSampler
 from safehold.data.dataset import OfflineDataset
 from safehold.learn.fit import OfflineRun, fit
@@ -153,8 +153,3 @@ class TestFamily:
         np.testing.assert_array_equal(lowered.act(seen), plain.act(seen))
         lowered.lower(np.array([[3.0, 10.0]]))
         np.testing.assert_array_equal(lowered.act(seen), plain.act(seen))
-
-    def test_discrete_actions_are_refused(self) -> None:
-        spec = replace(TWO_COSTS, action=Discrete(3))
-        with pytest.raises(UsageError, match="continuous actions"):
-            RvSLearner(spec, Scales.fit(two_costs(), TINY.to_go_features), TINY, 0)

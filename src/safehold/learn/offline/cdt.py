@@ -14,8 +14,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from safehold.core.errors import ModelError
+from safehold.core.spec import Box
 from safehold.data.batches import SequenceBatch
 from safehold.learn.learner import Metrics
+from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.cdt_network import (
     CDTConfig,
     CDTNetwork,
@@ -24,9 +26,7 @@ from safehold.learn.offline.cdt_network import (
 )
 from safehold.learn.offline.cdt_policy import KIND, CDTPolicyFamily
 from safehold.learn.offline.dial import DialLearner
-from safehold.learn.offline.scales import middle_and_half
 from safehold.nn.distributions import DiagonalGaussian
-from safehold.nn.tensors import to_tensor
 
 PRESETS: Mapping[str, CDTConfig] = {
     "published": CDTConfig(),
@@ -71,42 +71,59 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
 
     def _make_optimiser(self) -> torch.optim.Optimizer:
         config = self._config
-        untrained = (*_untrained_heads(config), "log_temperature")
+        untrained = (*_untrained_heads(config, gaussian=self._gaussian), "log_temperature")
         groups: list[dict[str, Any]] = [
             {"params": [p for name, p in self._network.named_parameters() if not name.startswith(untrained)]},
-            {"params": [self._network.log_temperature] if config.head == "gaussian" else [], "weight_decay": 0.0},
+            {"params": [self._network.log_temperature] if self._gaussian else [], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay)
 
+    @property
+    def _gaussian(self) -> bool:
+        """Whether a Gaussian is fitted: not to discrete actions, whose likelihood has no other form."""
+        return self._config.head == "gaussian" and isinstance(self._spec.action, Box)
+
     def update(self, batch: SequenceBatch) -> Metrics:
-        """One step of AdamW; metrics are the losses, the entropy in nats, the temperature, and `action_error`, the root
-        mean square error of the mean action in units of half the action range."""  # noqa: D205, D209
-        config, mask = self._config, to_tensor(batch.mask)
-        inputs = self._inputs(batch)
-        with self._generator.drawing():
+        """One step of AdamW.
+
+        Metrics are the losses, the entropy of a Gaussian head in nats, the temperature, and `action_error`: the root
+        mean square error of the mean action in units of half the action range, or the share of discrete actions that
+        are not the likeliest.
+        """
+        config, place = self._config, self._place
+        batch, share = place.share(batch)
+        mask, inputs = place.tensor(batch.mask), self._inputs(batch)
+        lower = torch.autocast(place.device, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+        with self._generator.drawing(place.stream), lower:
             predicted = self._network(inputs)
         losses = self._losses(predicted, inputs, batch, mask)
         loss = losses.action + losses.temperature
         loss = loss + config.cost_loss_weight * losses.cost + config.observation_loss_weight * losses.observation
-        if not torch.isfinite(loss):
+        # means over this process's steps; weighed by its share of them, their sum is the mean over all
+        means = share * torch.stack([loss, losses.action, losses.cost, losses.observation, losses.entropy]).detach()
+        place.add_up([means])
+        if not torch.isfinite(means[0]):
             raise ModelError(
-                f"update {self._updates + 1}: the loss of the constrained decision transformer is {loss.item()}; lower "
-                "the learning rate, or look for outliers in the data"
+                f"update {self._updates + 1}: the loss of the constrained decision transformer is {means[0].item()}; "
+                "lower the learning rate, or look for outliers in the data"
             )
         self._optimiser.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(share * loss)
+        place.add_up(parameter.grad for parameter in self._network.parameters())
         network_group, temperature_group = self._optimiser.param_groups
         network_group["lr"] = self._learning_rate()
         temperature_group["lr"] = config.temperature_learning_rate
         nn.utils.clip_grad_norm_(network_group["params"], config.gradient_clip)
         self._optimiser.step()
         self._updates += 1
-        error = squared_error(predicted.action_mean.detach(), inputs.actions, mask).sqrt()
+        # of this process's steps alone
+        error = code_of(self._spec.action).error(predicted.action_mean.detach()[mask], inputs.actions[mask])
+        _, action, cost, observation, entropy = means.tolist()
         return {
-            "action_loss": losses.action.item(),
-            "cost_loss": losses.cost.item(),
-            "observation_loss": losses.observation.item(),
-            "entropy": losses.entropy.item(),
+            "action_loss": action,
+            "cost_loss": cost,
+            "observation_loss": observation,
+            "entropy": entropy,
             "temperature": self._network.log_temperature.exp().item(),
             "action_error": error.item(),
         }
@@ -122,26 +139,28 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
 
     def _inputs(self, batch: SequenceBatch) -> Inputs:
         scales = self._scales
-        middle, half = middle_and_half(self._box)
+        to_tensor = self._place.tensor
         reward, *costs = scales.to_go(batch.reward_to_go, batch.cost_to_go, batch.steps)
         return Inputs(
             to_tensor(reward),
             tuple(to_tensor(values) for values in costs),
             to_tensor(scales.observations.apply(batch.observations)),
-            to_tensor((batch.actions - middle) / half),
+            to_tensor(code_of(self._spec.action).encode(batch.actions)),
             to_tensor(batch.steps),
         )
 
     def _losses(
         self, predicted: Predictions, inputs: Inputs, batch: SequenceBatch, mask: Bool[Tensor, "B K"]
     ) -> Losses:
-        config, scales, zero = self._config, self._scales, torch.zeros(())
+        config, scales, zero = self._config, self._scales, torch.zeros((), device=self._place.device)
+        to_tensor = self._place.tensor
         gaussian = DiagonalGaussian(predicted.action_mean[mask], predicted.action_log_sd[mask])
         action, temperature, entropy = action_losses(
             gaussian, inputs.actions[mask], self._network.log_temperature, per_entry=config.entropy == "entry"
         )
-        if config.head == "deterministic":
-            action, temperature = squared_error(predicted.action_mean, inputs.actions, mask), zero
+        if not self._gaussian:
+            code, outputs = code_of(self._spec.action), predicted.action_mean[mask]
+            action, temperature = code.loss(outputs, inputs.actions[mask]), zero
         cost = observation = zero
         if config.cost_loss_weight > 0.0 and config.cost_loss == "indicator":
             cost = cost_cross_entropy(predicted.costs, to_tensor(batch.costs), mask)
@@ -189,10 +208,10 @@ def cost_cross_entropy(
     return nn.functional.binary_cross_entropy_with_logits(logits[mask], (costs[mask] > 0.0).to(logits.dtype))
 
 
-def _untrained_heads(config: CDTConfig) -> tuple[str, ...]:
+def _untrained_heads(config: CDTConfig, *, gaussian: bool) -> tuple[str, ...]:
     """Heads that no loss reaches; the optimiser leaves them out."""
     unreached = {
-        "action_log_sd.": config.head == "deterministic",
+        "action_log_sd.": not gaussian,
         "cost.": config.cost_loss_weight == 0.0,
         "next_observation.": config.observation_loss_weight == 0.0,
     }

@@ -63,6 +63,8 @@ class CDTConfig(DialConfig):
     """Decoupled weight decay."""
     gradient_clip: PositiveFloat = 0.25
     """Largest norm of the gradient."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the transformer's products are taken in while it trains; weights, heads, losses, and acting are float32."""
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> "CDTConfig":
@@ -137,14 +139,15 @@ class CDTNetwork(nn.Module):
         rows, context, per_step, width = tokens.shape
         wanted = torch.arange(context * per_step, device=tokens.device).reshape(context, per_step)[:, -2:].flatten()
         features = self.transformer(self.dropout(self.placed(tokens, inputs.steps)).flatten(1, 2), wanted)
-        seen, acted = features.reshape(rows, context, 2, width).unbind(2)
-        # unlike OSRL's, the standard deviation is kept between e^-5 and e^2
-        return Predictions(
-            self.action_mean(seen),
-            self.action_log_sd(seen).clamp(-5.0, 2.0),
-            self.cost(acted),
-            self.next_observation(acted),
-        )
+        seen, acted = features.float().reshape(rows, context, 2, width).unbind(2)
+        with torch.autocast(features.device.type, enabled=False):
+            # unlike OSRL's, the standard deviation is kept between e^-5 and e^2
+            return Predictions(
+                self.action_mean(seen),
+                self.action_log_sd(seen).clamp(-5.0, 2.0),
+                self.cost(acted),
+                self.next_observation(acted),
+            )
 
     def to_go_tokens(self, inputs: Inputs) -> list[Float[Tensor, "B K d"]]:
         """Embedded reward-to-go and costs-to-go."""

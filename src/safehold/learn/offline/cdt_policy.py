@@ -9,9 +9,9 @@ from torch import Tensor
 
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
+from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.cdt_network import CDTConfig, CDTNetwork
 from safehold.learn.offline.dial import DialConfig, DialFamily, ToGo, as_tensor
-from safehold.learn.offline.scales import box_of, middle_and_half
 from safehold.nn.tensors import to_array
 from safehold.nn.transformer import SlidingWindow
 
@@ -20,7 +20,7 @@ KIND = "cdt"
 
 
 class CDTPolicyFamily(DialFamily[CDTConfig, CDTNetwork]):
-    """A constrained decision transformer; acts by the mean of the action's distribution."""
+    """A constrained decision transformer; acts by the mean of the action's distribution, or by the likeliest action."""
 
     kind: ClassVar[str] = KIND
     config_type: ClassVar[type[DialConfig]] = CDTConfig
@@ -41,14 +41,14 @@ class CDTActor:
     def __init__(self, family: CDTPolicyFamily, target: Target, n: int) -> None:
         self._family = family
         self._to_go = ToGo(family.spec, family.scales, target, n)
-        self._middle, self._half = middle_and_half(box_of(family.spec))
+        self._code = code_of(family.spec.action)
         # the current step has no action yet, so that its tokens are one fewer
         self._capacity = family.config.context * family.network.tokens_per_step - 1
         self._window = SlidingWindow(family.network.transformer, n, self._capacity + 1)
 
     @torch.inference_mode()
     def act(self, observations: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n a"]:
-        """The mean action, moved inside its bounds.
+        """The mean action, moved inside its bounds; of discrete ones the likeliest.
 
         Raises:
             UsageError: if the episode is longer than the task's horizon.
@@ -60,14 +60,14 @@ class CDTActor:
         self._append(torch.stack(tokens, dim=1))
         self._window.forget(max(0, len(self._window) - self._capacity))
         mean = network.action_mean(self._window.newest())
-        return box_of(family.spec).clip(to_array(mean) * self._half + self._middle)
+        return self._code.decode(to_array(mean))
 
     @torch.inference_mode()
     def observe(
         self, actions: Float[np.ndarray, "n a"], rewards: Float[np.ndarray, "n"], costs: Float[np.ndarray, "n k"]
     ) -> None:
         """Remembers the action and takes what was obtained off what is still to go."""
-        tokens = self._family.network.embed_action(as_tensor((actions - self._middle) / self._half))
+        tokens = self._family.network.embed_action(as_tensor(self._code.encode(actions)))
         self._append(tokens.unsqueeze(1))
         self._to_go.take_off(rewards, costs)
 

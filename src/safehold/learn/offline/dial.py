@@ -26,8 +26,9 @@ from safehold.data.batches import SequenceBatch, SequenceSampler, even_weights, 
 from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
 from safehold.learn.learner import Metrics, State
-from safehold.learn.offline.scales import Feature, Scales, box_of
+from safehold.learn.offline.scales import Feature, Scales
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
+from safehold.learn.place import HERE, Place
 from safehold.nn.randomness import OwnGenerator
 
 OSRL_COST = 70.0
@@ -247,14 +248,15 @@ class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
     family: type[DialFamily[ConfigOf, NetworkOf]]
     """What comes out; its network is what is trained."""
 
-    def __init__(self, spec: TaskSpec, scales: Scales, config: ConfigOf, seed: int) -> None:
-        self._box = box_of(spec)
+    def __init__(self, spec: TaskSpec, scales: Scales, config: ConfigOf, seed: int, place: Place = HERE) -> None:
+        self._place = place
         self._spec = spec
         self._scales = scales
         self._config = config
         self._generator = OwnGenerator(seed)
         with self._generator.drawing():
             self._network = self.family.build(spec, config)
+        self._network.to(place.device)
         self._optimiser = self._make_optimiser()
         self._updates = 0
 
@@ -268,7 +270,7 @@ class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
 
     def policy(self) -> DialFamily[ConfigOf, NetworkOf]:
         """The family so far."""
-        return self.family(self._spec, self._config, self._scales, copy.deepcopy(self._network))
+        return self.family(self._spec, self._config, self._scales, copy.deepcopy(self._network).cpu())
 
     def state(self) -> State:
         """Weights, moments and the generator of dropout."""
@@ -277,6 +279,7 @@ class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
             **{f"optimiser.{name}": value for name, value in optimiser_tensors(self._optimiser).items()},
             "generator": self._generator.state(),
         }
+        tensors = {name: value.cpu() for name, value in tensors.items()}
         return State(tensors, {"updates": self._updates, **identity(self._spec, self._config, self._scales)})
 
     def restore(self, state: State) -> None:

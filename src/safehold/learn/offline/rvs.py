@@ -18,8 +18,8 @@ from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
 from safehold.data.batches import SequenceBatch
 from safehold.learn.learner import Metrics
+from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.dial import DialConfig, DialFamily, DialLearner, ToGo, as_tensor
-from safehold.learn.offline.scales import box_of, middle_and_half
 from safehold.nn.mlp import mlp
 from safehold.nn.tensors import to_array, to_tensor
 
@@ -53,12 +53,16 @@ PRESETS: Mapping[str, RvSConfig] = {
 
 
 class RvSNetwork(nn.Module):
-    """From the features of the to-go values and the observation to the action, in [-1, 1] on the data."""
+    """From the features of the to-go values and the observation to the action's code: in [-1, 1], or logits."""
 
     def __init__(self, spec: TaskSpec, config: RvSConfig) -> None:
         super().__init__()
         targets = 1 + len(spec.cost_names)
-        sizes = (spec.observation_size + targets * len(config.to_go_features), *config.hidden, spec.action.size)
+        sizes = (
+            spec.observation_size + targets * len(config.to_go_features),
+            *config.hidden,
+            code_of(spec.action).size,
+        )
         # seeded by a draw of torch's default generator, so that whoever builds a network decides its weights
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
         self.perceptron = mlp(sizes, generator=generator, activation=nn.ReLU, output_gain=0.01)
@@ -96,11 +100,11 @@ class RvSActor:
     def __init__(self, family: RvSPolicyFamily, target: Target, n: int) -> None:
         self._family = family
         self._to_go = ToGo(family.spec, family.scales, target, n)
-        self._middle, self._half = middle_and_half(box_of(family.spec))
+        self._code = code_of(family.spec.action)
 
     @torch.inference_mode()
     def act(self, observations: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n a"]:
-        """Actions, moved inside their bounds.
+        """Actions, moved inside their bounds; of discrete ones the likeliest.
 
         Raises:
             UsageError: if the episode is longer than the task's horizon.
@@ -108,7 +112,7 @@ class RvSActor:
         family = self._family
         to_go = torch.cat([as_tensor(values) for values in self._to_go.features()], dim=-1)
         actions = family.network(to_go, as_tensor(family.scales.observations.apply(observations)))
-        return box_of(family.spec).clip(to_array(actions) * self._half + self._middle)
+        return self._code.decode(to_array(actions))
 
     def observe(
         self,
@@ -125,7 +129,7 @@ class RvSActor:
 
 
 class RvSLearner(DialLearner[RvSConfig, RvSNetwork]):
-    """Fits the perceptron to logged actions by least squares; its policy is a family with a dial for each target."""
+    """Fits the perceptron to logged actions, by least squares, or by likelihood if they are discrete."""
 
     kind = KIND
     family = RvSPolicyFamily
@@ -136,15 +140,16 @@ class RvSLearner(DialLearner[RvSConfig, RvSNetwork]):
     def update(self, batch: SequenceBatch) -> Metrics:
         """One step of Adam on windows of one step.
 
-        Metrics: `loss`, the mean squared error, and `action_error`, its root, in units of half the action range.
+        Metrics: `loss`, the mean squared error or the cross-entropy, and `action_error`: its root, in units of half the
+        action range, or the share of discrete actions that are not the likeliest.
         """
-        scales, (middle, half) = self._scales, middle_and_half(self._box)
+        scales, code = self._scales, code_of(self._spec.action)
         to_go = scales.to_go(batch.reward_to_go[:, 0], batch.cost_to_go[:, 0], batch.steps[:, 0])
         seen = to_tensor(scales.observations.apply(batch.observations[:, 0]))
-        wanted = to_tensor((batch.actions[:, 0] - middle) / half)
+        wanted = to_tensor(code.encode(batch.actions[:, 0]))
         with self._generator.drawing():
             actions = self._network(torch.cat([to_tensor(values) for values in to_go], dim=-1), seen)
-        loss = (actions - wanted).square().mean()
+        loss = code.loss(actions, wanted)
         if not torch.isfinite(loss):
             raise ModelError(
                 f"update {self._updates + 1}: the loss of the perceptron with a dial is {loss.item()}; lower the "
@@ -156,4 +161,4 @@ class RvSLearner(DialLearner[RvSConfig, RvSNetwork]):
         self._optimiser.param_groups[0]["lr"] = self._config.learning_rate * 0.5 * (1.0 + np.cos(np.pi * share))
         self._optimiser.step()
         self._updates += 1
-        return {"loss": loss.item(), "action_error": loss.sqrt().item()}
+        return {"loss": loss.item(), "action_error": code.error(actions.detach(), wanted).item()}
