@@ -1,5 +1,6 @@
 """`safehold benchmark`: methods x tasks x seeds from one file, resumable, with a table at the end."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -11,12 +12,12 @@ from safehold.cli.arguments import Arguments
 from safehold.cli.console import Output
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
-from safehold.cli.outputs import no_file
+from safehold.cli.outputs import free_picture, no_file
 from safehold.cli.settings import read_toml
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import UsageError
 from safehold.report.plain_text import inert
-from safehold.workflows.benchmark import BenchmarkConfig, Cell, overall, run_benchmark, table
+from safehold.workflows.benchmark import BenchmarkConfig, Cell, Score, overall, run_benchmark, table
 from safehold.workflows.files import write_text
 
 TABLE = "table.md"
@@ -32,11 +33,17 @@ class BenchmarkArguments(Arguments):
     """Directory of the runs; what is there already is not run again."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Runs at a time; the results do not depend on it."""
+    picture: Path | None = None
+    """Draw reward against cost, a panel a task, into this .png, .svg or .pdf file."""
+    overwrite: bool = False
+    """Replace the picture if it exists."""
 
 
 def run(arguments: BenchmarkArguments, output: Output) -> int:
     """Runs what is missing, writes OUT/table.md and prints it."""
     config = read_config(arguments.file)
+    if arguments.picture is not None:
+        free_picture(arguments.picture, overwrite=arguments.overwrite)
     no_file(arguments.out)
     one_torch_thread()
     with Narration(output) as narration:
@@ -64,7 +71,21 @@ def run(arguments: BenchmarkArguments, output: Output) -> int:
         ],
     )
     output.say(f"{arguments.out / TABLE}")
+    if arguments.picture is not None:
+        _draw(found, arguments.picture)
+        output.say(f"Picture: {arguments.picture}")
     return 0
+
+
+def _draw(found: Sequence[Score], path: Path) -> None:
+    """Normalised reward against normalised cost."""
+    from safehold.report.figures import benchmark, palette
+
+    standings = [
+        benchmark.Standing(task=one.task, method=one.method, limit=one.limit, reward=one.reward, cost=one.cost)
+        for one in found
+    ]
+    palette.save(benchmark.draw(benchmark.info(standings)), path)
 
 
 def read_config(path: Path) -> BenchmarkConfig:

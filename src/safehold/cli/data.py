@@ -12,7 +12,7 @@ from safehold.cli.arguments import Arguments, CostLimit, Seed
 from safehold.cli.console import Output
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
-from safehold.cli.outputs import free_file
+from safehold.cli.outputs import free_file, free_picture
 from safehold.cli.settings import from_file
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import IntegrityError, UsageError
@@ -155,7 +155,7 @@ class SummaryArguments(FileArguments):
 def check(arguments: CheckArguments, output: Output) -> int:
     """Prints the verdict, the findings and the numbers; the exit code is the audit's."""
     if arguments.picture is not None:
-        _check_picture(arguments.picture, overwrite=arguments.overwrite)
+        free_picture(arguments.picture, overwrite=arguments.overwrite)
     found = audit(
         arguments.file,
         limit=_limits(arguments.limit, arguments.cost),
@@ -377,13 +377,6 @@ def _print_summary(numbers: Summary, output: Output) -> None:
                 f"{kept.episodes} of {numbers.episodes} episodes have {cost.name} <= {kept.limit:g} "
                 f"({kept.terminated} of them terminated early or in the end); {best} among them"
             )
-
-
-def _check_picture(path: Path, *, overwrite: bool) -> None:
-    """Refuses a picture that could not be written, before anything is read."""
-    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"--picture {path}: a picture ends in .png, .svg or .pdf")
-    free_file(path, overwrite=overwrite)
 
 
 def _draw(arguments: CheckArguments, found: Audit) -> None:

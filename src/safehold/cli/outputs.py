@@ -20,6 +20,17 @@ def free_file(path: Path, *, overwrite: bool) -> Path:
     return path
 
 
+def free_picture(path: Path, *, overwrite: bool) -> Path:
+    """The path, if a picture may be written there.
+
+    Raises:
+        UsageError: if its suffix is none of a picture, or something is there already.
+    """
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--picture {path}: a picture ends in .png, .svg or .pdf")
+    return free_file(path, overwrite=overwrite)
+
+
 def no_file(path: Path) -> None:
     """Refuses a directory's path that is, or leads through, a file.
 

@@ -11,6 +11,7 @@ from safehold.core.intervals import mean_interval
 from safehold.core.target import TargetSpace
 from safehold.report.figures import (
     asked_obtained,
+    benchmark,
     bounds,
     calibration,
     certificate,
@@ -467,3 +468,34 @@ def test_a_picture_is_the_same_file_when_made_again(tmp_path, kind):
     for name in ("a", "b"):
         palette.save(bounds.draw(bounds.info([])), tmp_path / f"{name}.{kind}")
     assert (tmp_path / f"a.{kind}").read_bytes() == (tmp_path / f"b.{kind}").read_bytes()
+
+
+# benchmark
+
+
+def standing(task: str, method: str, limit: float, reward: float, cost: float) -> benchmark.Standing:
+    of = [mean_interval(np.array([value - 0.1, value, value + 0.1])) for value in (reward, cost)]
+    return benchmark.Standing(task=task, method=method, limit=limit, reward=of[0], cost=of[1])
+
+
+def test_a_benchmark_keeps_the_order_of_tasks_and_methods_and_sorts_limits():
+    view = benchmark.info([standing(t, m, g, 0.5, 1.0) for t in ("b", "a") for m in ("z", "y") for g in (40.0, 20.0)])
+    assert (view.tasks, view.methods, view.limits) == (("b", "a"), ("z", "y"), (20.0, 40.0))
+
+
+@pytest.mark.parametrize("tasks", [0, 1, 2, 4])
+def test_a_benchmark_draws_any_number_of_tasks(tasks):
+    found = [standing(f"task {i}", f"method {m}", 20.0, 0.1 * m, 0.4 * m) for i in range(tasks) for m in range(8)]
+    text = rendered(benchmark.draw(benchmark.info(found)))
+    if tasks == 0:
+        assert "nothing was run yet" in text
+    else:
+        assert all(f"task {i}" in text for i in range(tasks))
+        assert "mean cost of an episode / limit" in text
+        assert "method 7" in text
+
+
+def test_a_benchmark_draws_runs_without_an_interval():
+    unknown = mean_interval(np.array([1.0]))
+    one = benchmark.Standing(task="t", method="m", limit=20.0, reward=unknown, cost=unknown)
+    assert "cost limit" in rendered(benchmark.draw(benchmark.info([one])))
