@@ -36,6 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from safehold.core.episode import Episode
 from safehold.core.intervals import Interval, mean_interval
@@ -47,6 +48,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.data.layouts import read_any
 from safehold.data.select import split_by_group
 from safehold.learn.offline.fqe import FittedReturns, FQEConfig
+from safehold.report.figures import palette
 from safehold.workflows.evaluate import rank_correlation
 from safehold.workflows.files import write_text
 from safehold.workflows.selection import Foretold, foresee, foretell
@@ -86,6 +88,7 @@ def main() -> None:
         records.append(json.loads(path.read_text(encoding="utf-8")))
     numbers = {"log": log.digest, "machine": platform.machine(), "torch": torch.__version__, "seeds": records}
     write_text(arguments.out / "crazyflie.json", json.dumps(numbers, indent=1) + "\n")
+    palette.save(draw(records), arguments.out / "crazyflie.svg")
     print(report(records))
 
 
@@ -208,6 +211,26 @@ def estimates(record: Mapping[str, Any], method: str) -> np.ndarray:
     """What is foreseen at every target: reward, tilt, lost."""
     found = [FittedReturns(target=None, members=np.array(members)) for members in record["foreseen"][method]]
     return np.array([[one.interval(i).estimate for i in range(3)] for one in found])
+
+
+def draw(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """What is asked of each cost and what is foreseen of it: thin lines are seeds, the thick one is their mean."""
+    series = (("tilt", slice(0, len(ASKED_TILT)), 1), ("lost", slice(len(ASKED_TILT), None), 2))
+    with palette.house_style():
+        figure, axes = palette.new_figure(7.6, 3.6, columns=2)
+        for ax, (name, rows, signal) in zip(axes, series, strict=True):
+            wanted = np.array(records[0]["asked"])[rows, signal]
+            ax.plot(wanted, wanted, color=palette.DATA, linestyle=(0, (5, 3)), linewidth=1.0, label="foreseen = asked")
+            marks = {"cdt": ("o", palette.OURS), "rvs": ("s", palette.NAIVE)}
+            for method, (mark, colour) in marks.items():
+                found = np.array([estimates(record, method)[rows, signal] for record in records])
+                ax.plot(wanted, found.T, color=colour, linewidth=0.7, alpha=0.5)
+                ax.plot(wanted, found.mean(axis=0), color=colour, marker=mark, linewidth=1.8, label=method)
+            ax.set_title(f"{name}, steps of 10 ms in 3 s")
+            ax.set_xlabel("asked")
+        axes[0].set_ylabel("foreseen by fitted Q evaluation")
+        axes[0].legend()
+        return figure
 
 
 def _of(record: Mapping[str, Any], name: str, key: str) -> float:
