@@ -45,6 +45,7 @@ class CDTActor:
         # the current step has no action yet, so that its tokens are one fewer
         self._capacity = family.config.context * family.network.tokens_per_step - 1
         self._window = SlidingWindow(family.network.transformer, n, self._capacity + 1)
+        self._done: Tensor | None = None  # the last action; its token enters the window with those of the next step
 
     @torch.inference_mode()
     def act(self, observations: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n a"]:
@@ -53,29 +54,26 @@ class CDTActor:
         Raises:
             UsageError: if the episode is longer than the task's horizon.
         """
-        family, network = self._family, self._family.network
+        family, network, step = self._family, self._family.network, self._to_go.step
         embeddings = (network.embed_reward_to_go, *network.embed_cost_to_go)
         tokens = [embed(as_tensor(values)) for embed, values in zip(embeddings, self._to_go.features(), strict=True)]
         tokens.append(network.embed_observation(as_tensor(family.scales.observations.apply(observations))))
-        self._append(torch.stack(tokens, dim=1))
+        steps = [step] * len(tokens)
+        if self._done is not None:
+            tokens.insert(0, network.embed_action(self._done))
+            steps.insert(0, step - 1)
+        placed = network.placed(torch.stack(tokens, dim=1).unsqueeze(2), torch.tensor([steps]))
+        self._window.append(placed.squeeze(2))
         self._window.forget(max(0, len(self._window) - self._capacity))
-        mean = network.action_mean(self._window.newest())
-        return self._code.decode(to_array(mean))
+        return self._code.decode(to_array(network.action_mean(self._window.newest())))
 
-    @torch.inference_mode()
     def observe(
         self, actions: Float[np.ndarray, "n a"], rewards: Float[np.ndarray, "n"], costs: Float[np.ndarray, "n k"]
     ) -> None:
         """Remembers the action and takes what was obtained off what is still to go."""
-        tokens = self._family.network.embed_action(as_tensor(self._code.encode(actions)))
-        self._append(tokens.unsqueeze(1))
+        self._done = as_tensor(self._code.encode(actions))
         self._to_go.take_off(rewards, costs)
 
     def lower(self, to_go: Float[np.ndarray, "n k"]) -> None:
         """Aims at no more than these costs from here on."""
         self._to_go.lower(to_go)
-
-    def _append(self, tokens: Float[Tensor, "n s d"]) -> None:
-        """Adds tokens of the current step."""
-        place = torch.tensor([[self._to_go.step]])
-        self._window.append(self._family.network.placed(tokens.unsqueeze(1), place).squeeze(1))
