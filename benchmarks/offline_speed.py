@@ -32,6 +32,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,18 @@ import osrl_peer
 TASK = TaskSpec(env_id="bench/Random", observation_size=17, action=Box((-1.0,) * 6, (1.0,) * 6), horizon=1000)
 WORLDS = {"HalfCheetahVelocity": 1, "bullet/CarCircle": 3}
 """Where evaluation is clocked, and how many episodes of OSRL make one reading there."""
-BARS = {"HalfCheetahVelocity": 5.0, "bullet/CarCircle": 3.5}
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One way in all rounds: seconds by the clock and of the processor, for so many samples or steps each."""
+    """One way in all rounds: seconds by the clock and of the processor, for so many samples or steps each.
+
+    `load`: the machine's load average when the rounds began and when they were over.
+    """
 
     what: str
     way: str
+    load: list[float]
     amount: list[int]
     clock: list[float]
     processor: list[float]
@@ -121,20 +125,20 @@ def osrl_step(module: Any, log: OfflineDataset, batch_size: int) -> Callable[[],
 
 
 def product() -> Callable[[], int]:
-    """Ten products of square float32 matrices."""
+    """Four products of square float32 matrices."""
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
 
     def multiply() -> int:
-        for _ in range(10):
+        for _ in range(4):
             a @ b
-        return 10
+        return 4
 
     return multiply
 
 
 def in_turns(what: str, ways: Mapping[str, Callable[[], int]], rounds: int) -> list[Reading]:
     """Readings of all ways; a first round warms up and is not kept."""
-    readings = [Reading(what, way, [], [], []) for way in ways]
+    readings = [Reading(what, way, [os.getloadavg()[0]], [], [], []) for way in ways]
     for number in range(rounds + 1):
         for reading, run in zip(readings, ways.values(), strict=True):
             clock, processor = time.perf_counter(), time.process_time()
@@ -145,6 +149,7 @@ def in_turns(what: str, ways: Mapping[str, Callable[[], int]], rounds: int) -> l
                 reading.clock.append(clock)
                 reading.processor.append(processor)
     for reading in readings:
+        reading.load.append(os.getloadavg()[0])
         print(f"{what}, {reading.way}: {reading.rate:,.0f} a second", flush=True)
     return readings
 
@@ -265,6 +270,11 @@ def ratio(reference: Reading, other: Reading, *, processor: bool = False) -> flo
     return float(np.median(times[0] / times[1]))
 
 
+def load(readings: list[Reading]) -> str:
+    """What else was going on."""
+    return f"load {readings[0].load[0]:.1f} to {readings[0].load[1]:.1f}"
+
+
 def page(sections: list[list[Reading]], machine: Mapping[str, Any], command: str) -> str:
     """The results as Markdown."""
     flops = flops_a_sample(PRESETS["published"])
@@ -272,7 +282,8 @@ def page(sections: list[list[Reading]], machine: Mapping[str, Any], command: str
         "# Offline speed: training and evaluation beside OSRL",
         "",
         f"`{command}` at commit {machine['commit']}, {machine['processor']}, {machine['cores']} cores, "
-        f"torch {machine['torch']}; load average {machine['load_before']} before, {machine['load_after']} after.",
+        f"torch {machine['torch']}. Load is the machine's load average before and after the rounds of a section;",
+        f"above {machine['cores']} the machine was shared, and ratios say more than rates.",
         "What is measured, and how, says the head of `benchmarks/offline_speed.py`; every reading is in the JSON.",
         "",
         "## Training",
@@ -282,21 +293,29 @@ def page(sections: list[list[Reading]], machine: Mapping[str, Any], command: str
     ]
     for readings in (section for section in sections if section[0].what.startswith("training")):
         peak = 2.0 * 2048**3 * readings[-1].rate
-        lines.append(f"| **{readings[0].what.removeprefix('training, ')}**, peak {peak / 1e9:.0f} GFLOP/s | | | | |")
+        what = f"**{readings[0].what.removeprefix('training, ')}**, peak {peak / 1e9:.0f} GFLOP/s, {load(readings)}"
+        lines.append(f"| {what} | | | | |")
         for reading in readings[:-1]:
             share = f"{reading.rate * flops / peak:.0%}" if reading.way != "OSRL" else ""
             lines.append(
                 f"| {reading.way} | {reading.rate:,.0f} | {ratio(readings[0], reading):.2f} "
                 f"| {ratio(readings[0], reading, processor=True):.2f} | {share} |"
             )
-    lines += ["", "## Evaluation", "", "| | steps/s | beside OSRL | of the bare worlds |", "|---|---|---|---|"]
+    lines += ["", "## Evaluation", ""]
+    lines += [
+        "| | steps/s | beside OSRL, clock | beside OSRL, processor time | of the bare worlds |",
+        "|---|---|---|---|---|",
+    ]
     for readings in (section for section in sections if section[0].what.startswith("evaluation")):
-        lines.append(f"| **{readings[0].what.removeprefix('evaluation, ')}** | | | |")
-        lines += [
-            f"| {reading.way} | {reading.rate:,.0f} | {ratio(readings[0], reading):.2f} "
-            f"| {ratio(readings[-1], reading):.0%} |"
-            for reading in readings
-        ]
+        what = readings[0].what.removeprefix("evaluation, ")
+        lines.append(f"| **{what}**, {load(readings)} | | | | |")
+        for reading in readings:
+            # workers have processor time of their own, which is not counted
+            own = f"{ratio(readings[0], reading, processor=True):.2f}" if what.endswith(" 1 cores") else ""
+            lines.append(
+                f"| {reading.way} | {reading.rate:,.0f} | {ratio(readings[0], reading):.2f} | {own} "
+                f"| {ratio(readings[-1], reading):.0%} |"
+            )
     return "\n".join([*lines, ""])
 
 
@@ -311,7 +330,6 @@ def machine_now() -> dict[str, Any]:
         "processor": names[0] if names else platform.processor(),
         "cores": len(os.sched_getaffinity(0)),
         "torch": torch.__version__,
-        "load_before": f"{os.getloadavg()[0]:.1f}",
     }
 
 
@@ -326,23 +344,23 @@ def main() -> None:
     machine, module = machine_now(), osrl_peer.osrl(arguments.osrl)
     cores, rounds = machine["cores"], 2 if arguments.quick else arguments.rounds
     several = [1] if arguments.quick or cores == 1 else [1, cores]
-    sections = [
-        training(module, threads, batch_size, rounds)
-        for batch_size in ((256,) if arguments.quick else (256, 2048))
-        for threads in several
-    ]
-    sections += [
-        evaluation(module, env_id, threads, rounds) for env_id in filter(installed, WORLDS) for threads in several
-    ]
-    machine["load_after"] = f"{os.getloadavg()[0]:.1f}"
     command = f"python benchmarks/offline_speed.py --osrl CHECKOUT --rounds {rounds}"
-    text = page(sections, machine, command + (" --quick" if arguments.quick else ""))
+    command += " --quick" if arguments.quick else ""
+    worlds = [env_id for env_id in WORLDS if installed(env_id)]
+    plan: list[Callable[[], list[Reading]]] = [partial(training, module, n, 256, rounds) for n in several]
+    plan += [partial(evaluation, module, env_id, n, rounds) for n in reversed(several) for env_id in worlds]
+    if not arguments.quick:
+        plan += [partial(training, module, n, 2048, rounds) for n in several]
+    sections: list[list[Reading]] = []
+    for measure in plan:  # the record is written after every section, so that an interrupted run leaves what it has
+        sections.append(measure())
+        text = page(sections, machine, command)
+        if arguments.out is not None:
+            arguments.out.with_suffix(".md").write_text(text)
+            readings = [asdict(reading) for section in sections for reading in section]
+            record = {"command": command, "machine": machine, "readings": readings}
+            arguments.out.with_suffix(".json").write_text(json.dumps(record) + "\n")
     print(text)
-    if arguments.out is not None:
-        arguments.out.with_suffix(".md").write_text(text)
-        readings = [asdict(reading) for section in sections for reading in section]
-        record = {"command": command, "machine": machine, "readings": readings}
-        arguments.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
