@@ -4,8 +4,9 @@
 
 RUNS is what zoo/train.py left (OUT/runs there). Prints the table of docs/zoo.md. Kept are, all of one seed: of the
 careful run (RELAY_LIMIT of workflows/collect.py) the careful snapshots that act alike from episode to episode
-(`steady_sd` of zoo/runs.toml); of the reckless run (no limit) the reckless ones up to `reckless_steps`; of every other
-run the last LAST snapshots. Runs of one seed share their first steps and move more alike than runs of two seeds.
+(`steady_sd` of zoo/runs.toml) and earn at least LEAST of what the best of them does; of the reckless run (no limit) the
+reckless ones up to `reckless_steps`; of every other run the last LAST snapshots. Runs of one seed share their first
+steps and move more alike than runs of two seeds.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from safehold.workflows.collect import CAREFUL_COST, RELAY_LIMIT, reckless_of
 
 RUNS = Path(__file__).parent / "runs.toml"
 LAST = 3
+LEAST = 0.15
 SEED = 0
 
 
@@ -28,8 +30,9 @@ def kept(run: Sequence[ZooPolicy], reckless: Sequence[ZooPolicy], plan: Mapping[
         return ()
     if run[0].limit == RELAY_LIMIT:
         steady = plan.get("steady_sd", math.inf)
-        quiet = [(entry, entry.evaluations[0]) for entry in run]
-        return [entry for entry, judged in quiet if judged.cost <= CAREFUL_COST and judged.reward_sd < steady]
+        quiet = [(entry, entry.evaluations[0]) for entry in run if entry.evaluations[0].cost <= CAREFUL_COST]
+        best = max((judged.reward for _, judged in quiet), default=0.0)
+        return [entry for entry, judged in quiet if judged.reward_sd < steady and judged.reward >= LEAST * best]
     if run[0].limit is None:
         return [entry for entry in run if entry in reckless and entry.step <= plan.get("reckless_steps", math.inf)]
     return run[-LAST:]

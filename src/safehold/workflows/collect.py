@@ -35,7 +35,7 @@ RELAY_LIMIT = 20.0
 CAREFUL_COST = 20.0
 """A snapshot is careful up to this mean cost return, without noise."""
 RECKLESS_SHARE = 0.5
-"""A snapshot of a run without a limit is reckless from this share of the zoo's largest mean cost return on."""
+"""A snapshot of a run without a limit is reckless from this share of the largest mean cost return there on."""
 RELAY_SHARE = 0.7
 """Snapshots take turns if they earn at least this share of the best reward of their kind, careful or reckless."""
 SPRINT_SHARE = 0.65
@@ -149,11 +149,12 @@ def careful_of(policies: Sequence[ZooPolicy]) -> list[ZooPolicy]:
 
 
 def reckless_of(policies: Sequence[ZooPolicy]) -> list[ZooPolicy]:
-    """The snapshots that sprint."""
-    most = max((entry.evaluations[0].cost for entry in policies), default=0.0)
-    free = [e for e in policies if e.limit is None and e.evaluations[0].cost >= RECKLESS_SHARE * most]
+    """The snapshots that sprint: of those without a limit the ones that earn, and of these the ones that cost."""
+    free = [entry for entry in policies if entry.limit is None]
     best = max((entry.evaluations[0].reward for entry in free), default=0.0)
-    return [entry for entry in free if entry.evaluations[0].reward >= RELAY_SHARE * best]
+    able = [entry for entry in free if entry.evaluations[0].reward >= RELAY_SHARE * best]
+    most = max((entry.evaluations[0].cost for entry in able), default=0.0)
+    return [entry for entry in able if entry.evaluations[0].cost >= RECKLESS_SHARE * most]
 
 
 def _relay(
