@@ -331,7 +331,7 @@ def test_maps_that_were_fitted_one_by_one_are_refused_beside_a_correlation():
 @pytest.mark.parametrize(
     ("correlations", "rules"), [((0.8,), LEDGER), ((-0.6,), (RiskLedger(), Paper())), ((0.0, 0.9), LEDGER)]
 )
-def test_a_run_is_verified_and_audited(tmp_path, correlations, rules):
+def test_a_run_is_verified_and_audited(tmp_path, quick, correlations, rules):
     run = run_of(tmp_path / "run", ledger(correlations, rules=rules))
     assert verify(run) == []
     audited = audit(run)
