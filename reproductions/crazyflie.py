@@ -69,8 +69,9 @@ ASKED_LOST = (0.0, 50.0, 100.0, 150.0, 200.0, 250.0)
 BLIND = ", last command unseen"
 """What a method is called that was trained without those columns."""
 
-HEADING = """`reproductions/crazyflie.py` wrote this, and says what was fixed beforehand. Numbers are means over seeds with 95 %
-intervals over seeds where there are several; of a single seed the first table's intervals are over behaviour policies.
+HEADING = """`reproductions/crazyflie.py` wrote this, and says what was fixed beforehand. Numbers are means over seeds
+with 95 % intervals over seeds where there are several; of a single seed the first table's intervals are over behaviour
+policies.
 Densities are in nats, of the whole command in units of half its range. No policy was flown.
 
 ![asked and foreseen](crazyflie.svg)
