@@ -17,7 +17,7 @@ from safehold.cli.settings import read_toml
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import UsageError
 from safehold.report.plain_text import inert
-from safehold.workflows.benchmark import BenchmarkConfig, Cell, Score, overall, run_benchmark, table
+from safehold.workflows.benchmark import Backend, BenchmarkConfig, Cell, Score, overall, run_share, scores, table
 from safehold.workflows.files import write_text
 
 TABLE = "table.md"
@@ -33,6 +33,10 @@ class BenchmarkArguments(Arguments):
     """Directory of the runs; what is there already is not run again."""
     workers: Annotated[int, Field(ge=1)] = 1
     """Runs at a time; the results do not depend on it."""
+    backend: Backend = "loky"
+    """Where they run: in processes of this machine, or on the Ray cluster that it belongs to."""
+    share: str = "0/1"
+    """Run only share i/n, every n-th run from the i-th on, and score nothing: for job arrays."""
     picture: Path | None = None
     """Draw reward against cost, a panel a task, into this .png, .svg or .pdf file."""
     overwrite: bool = False
@@ -51,7 +55,15 @@ def run(arguments: BenchmarkArguments, output: Output) -> int:
         def done(number: int, of: int, cell: Cell) -> None:
             narration.line(f"{number} of {of}: {cell.place}")
 
-        found = run_benchmark(config, arguments.out, workers=arguments.workers, on_cell=done)
+        share = read_share(arguments.share)
+        run_share(
+            config, arguments.out, share=share, workers=arguments.workers, backend=arguments.backend, on_cell=done
+        )
+    if share != (0, 1):
+        output.result({"share": arguments.share})
+        output.say(f"Share {arguments.share} is done; without --share, the same command scores the whole.")
+        return 0
+    found = scores(config, arguments.out)
     over_tasks = overall(config, arguments.out) if len(config.tasks) > 1 else []
     write_text(arguments.out / TABLE, table(found, over_tasks))
     output.result({"scores": [asdict(score) for score in found], "overall": [asdict(one) for one in over_tasks]})
@@ -86,6 +98,18 @@ def _draw(found: Sequence[Score], path: Path) -> None:
         for one in found
     ]
     palette.save(benchmark.draw(benchmark.info(standings)), path)
+
+
+def read_share(said: str) -> tuple[int, int]:
+    """Two numbers of "i/n".
+
+    Raises:
+        UsageError: if they are none.
+    """
+    first, slash, last = said.partition("/")
+    if not (slash and first.isdigit() and last.isdigit()):
+        raise UsageError(f"--share {inert(said)}: say i/n, such as 0/16")
+    return int(first), int(last)
 
 
 def read_config(path: Path) -> BenchmarkConfig:

@@ -1,5 +1,6 @@
 """Methods x tasks x seeds, each run once and kept: resumable, on all cores, and a table with intervals at the end."""
 
+import importlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ from safehold.workflows.collect import collect
 from safehold.workflows.evaluate import Evaluation, evaluate
 from safehold.workflows.files import write_text
 from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
+
+Backend = Literal["loky", "ray"]
+"""Where runs go: processes of this machine, or a Ray cluster."""
 
 RESULT = "result.json"
 """What one run leaves: configuration, digests, and the returns of every episode."""
@@ -136,6 +140,7 @@ def run_benchmark(
     directory: Path,
     *,
     workers: int = 1,
+    backend: Backend = "loky",
     on_cell: Callable[[int, int, Cell], None] | None = None,
 ) -> list[Score]:
     """Runs what is missing of a benchmark, and scores it; a second call repeats nothing.
@@ -144,17 +149,54 @@ def run_benchmark(
         UsageError: if a name is unknown, or the directory holds another benchmark's runs.
         DataError: if a log holds no episode that keeps a limit.
     """
-    todo = list(cells(config))
+    run_share(config, directory, workers=workers, backend=backend, on_cell=on_cell)
+    return scores(config, directory)
+
+
+def run_share(
+    config: BenchmarkConfig,
+    directory: Path,
+    *,
+    share: tuple[int, int] = (0, 1),
+    workers: int = 1,
+    backend: Backend = "loky",
+    on_cell: Callable[[int, int, Cell], None] | None = None,
+) -> None:
+    """Runs what is missing of every n-th run from the i-th on, for a `share` of (i, n); scores nothing.
+
+    n machines that share a directory, each with a share of its own, do the whole between them. The backend "ray" gives
+    the runs to the Ray cluster that this machine belongs to; `workers` is then how many run there at a time.
+
+    Raises:
+        UsageError: if a name is unknown, there is no such share, Ray is not installed, or the directory holds another
+            benchmark's runs.
+        DataError: if a log holds no episode that keeps a limit.
+    """
+    place, of = share
+    if not 0 <= place < of:
+        raise UsageError(f"share {place}/{of}: of {of} shares the first is 0 and the last {of - 1}")
+    todo = list(cells(config))[place::of]
     for method in config.methods.values():
         method.config({})
     logs = {task: _log(config, task, directory, workers) for task in config.tasks}
-    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1)
+    with _workers(backend):
+        # Ray's end of joblib hands back only the whole
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator" if backend == "loky" else "list", batch_size=1)
         work = (joblib.delayed(run_cell)(config, cell, logs[cell.task], directory) for cell in todo)
         for number, _ in enumerate(parallel(work), 1):
             if on_cell is not None:
                 on_cell(number, len(todo), todo[number - 1])
-    return scores(config, directory)
+
+
+def _workers(backend: Backend) -> Any:
+    """Where joblib's work goes from here on."""
+    if backend == "loky":
+        return joblib.parallel_config(backend=backend, inner_max_num_threads=1)
+    try:
+        importlib.import_module("ray.util.joblib").register_ray()
+    except ImportError as error:
+        raise UsageError("the backend ray needs Ray; install it with: pip install 'safehold[ray]'") from error
+    return joblib.parallel_config(backend=backend)
 
 
 def cells(config: BenchmarkConfig) -> Iterator[Cell]:
@@ -290,7 +332,8 @@ def _log(config: BenchmarkConfig, task: str, directory: Path, workers: int) -> P
     path = directory / "logs" / f"{task.replace('/', '-')}-{config.log_seed}.hdf5"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        hdf5.write(path, collect(task, seed=config.log_seed, workers=workers))
+        # another share may have been quicker, with the same bytes
+        hdf5.write(path, collect(task, seed=config.log_seed, workers=workers), overwrite=True)
     return path
 
 

@@ -52,6 +52,24 @@ def test_the_table_is_written_and_the_same_again(safehold, file, tmp_path):
     assert (out / "table.md").read_text() == text
 
 
+def test_shares_leave_the_table_to_the_whole(safehold, file, tmp_path):
+    out = tmp_path / "out"
+    for share in ("0/2", "1/2"):
+        ran = safehold("benchmark", file, "--out", out, "--share", share)
+        assert ran.code == 0
+        assert f"Share {share} is done" in ran.out
+        assert not (out / "table.md").exists()
+    assert safehold("benchmark", file, "--out", out).code == 0
+    assert (out / "table.md").exists()
+
+
+@pytest.mark.parametrize("share", ["2/2", "half", "1", "-1/2", "0/0"])
+def test_a_share_that_is_none_is_refused(safehold, file, tmp_path, share):
+    ran = safehold("benchmark", file, "--out", tmp_path / "out", f"--share={share}")
+    assert ran.code == 2
+    assert "share" in ran.err
+
+
 @pytest.mark.parametrize(
     ("old", "new", "why"),
     [

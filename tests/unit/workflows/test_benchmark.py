@@ -1,6 +1,7 @@
 """Benchmarks on a toy world: what is run, kept, not repeated, and how it is scored."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +14,16 @@ from safehold.data.dataset import OfflineDataset
 from safehold.envs.toy import dial
 from safehold.rollout.episodes import Job, rollouts
 from safehold.workflows import benchmark
-from safehold.workflows.benchmark import RESULT, BenchmarkConfig, cells, overall, run_benchmark, scores, table
+from safehold.workflows.benchmark import (
+    RESULT,
+    BenchmarkConfig,
+    cells,
+    overall,
+    run_benchmark,
+    run_share,
+    scores,
+    table,
+)
 
 TINY = {
     "cdt": {"width": 8, "heads": 2, "layers": 1, "context": 2, "batch_size": 8, "steps": 6, "cost_loss": "value"},
@@ -114,6 +124,22 @@ def test_results_of_another_benchmark_are_never_mixed_in(log, whole):
 def test_the_number_of_workers_changes_nothing(log, whole, tmp_path):
     _, found = whole
     assert run_benchmark(config(log), tmp_path, workers=2) == found
+
+
+def test_shares_do_the_whole_between_them_and_each_its_own(log, whole, tmp_path):
+    _, found = whole
+    for place in range(3):
+        run_share(config(log), tmp_path, share=(place, 3))
+        assert len(list(tmp_path.rglob(RESULT))) == sum(len(range(i, 8, 3)) for i in range(place + 1))
+    assert scores(config(log), tmp_path) == found
+    with pytest.raises(UsageError, match="of 3 shares the first is 0 and the last 2"):
+        run_share(config(log), tmp_path, share=(3, 3))
+
+
+def test_a_backend_that_is_not_installed_is_named(log, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UsageError, match=r"safehold\[ray\]"):
+        run_share(config(log), tmp_path, backend="ray")
 
 
 def test_scores_are_those_of_dsrl(log, whole):
