@@ -104,7 +104,8 @@ def demo(directory, config=CONFIG):
     words = ["demo", "--out", str(directory)]
     for name, value in config.to_json().items():
         settings = {f"{name}.{n}": v for n, v in value.items()} if isinstance(value, dict) else {name: value}
-        words += [word for n, v in settings.items() for word in (f"--{n.replace('_', '-')}", str(v))]
+        for n, v in settings.items():
+            words += [f"--{n.replace('_', '-')}", *map(str, v if isinstance(v, list) else [v])]
     return main(words)
 
 
