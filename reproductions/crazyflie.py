@@ -86,9 +86,10 @@ What to take from it (written after the study):
   transformer still sees it in its window): in 10 ms a motor command hardly changes, and that is most of what is learnt.
 * Plain cloning foretells best; a dial does not help to say what these policies did. They were flown without one, and
   what a flight still obtained says more of how it ended than of the next command.
-* Foreseen costs rise with what is asked, for both costs, but far more slowly, and the fits disagree by as much as they
-  foresee. The order may be used to choose what to try; no foreseen number may be used as a limit that is kept.
-  Flights that tilt for long and still last are hardly in the log, so there it is extrapolation.
+* The foreseen time lost rises with what is asked in every seed (rank correlation 0.94 and more), the foreseen tilt does
+  not (1, 1 and 0 for the transformer, 1, 0.7 and -1 for the perceptron); both rise far more slowly than asked, and the
+  fits disagree by as much as they foresee. No foreseen number may be used as a limit that is kept. Flights that tilt
+  for long and still last are hardly in the log, so there it is extrapolation.
 * What cannot be said without flying: whether any of this flies. Imitation errors add up over a flight, which held-out
   likelihood does not show, and fitted Q evaluation knows no state that nobody reached. The end of a flight is
   taken for a loss because it was short; a pilot's stop and a crash are not told apart.
