@@ -40,6 +40,8 @@ def declaration(correlation: float | None = None) -> Declaration:
             lengthscales={"reward": 80.0, "cost": 20.0},
             kernel=Matern52 if correlation is None else partial(Product.of, "matern52"),
             correlation=None if correlation is None else {"cost": (correlation,)},
+            reward_dial_error=40.0,
+            reward_episode_sd=8.0,
         ),
         limits=(limit,),
         caps={"cost": 200.0},

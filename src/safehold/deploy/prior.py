@@ -252,6 +252,11 @@ class Prior:
         dial_error = dict(dial_error or {})
         episode_sd = dict(episode_sd or {})
         correlation = dict(correlation or {})
+        if correlation and (reward_dial_error is None or reward_episode_sd is None):
+            raise BadPrior(
+                "with a correlation, what is declared of the reward carries safety: declare reward_dial_error and "
+                "reward_episode_sd, which otherwise are shares of the menu's span"
+            )
         costs = {}
         for limit in limits:
             noise = episode_sd.pop(limit.name, EPISODE_SD_SHARE * limit.value)

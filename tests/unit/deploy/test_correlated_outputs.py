@@ -60,7 +60,8 @@ def prior(rho, *, reward=None, kernels=KERNELS, **fields):
 def ledger(correlation, *, rules=LEDGER, **more):
     """The toy deployment on the default mixture, with or without a correlation."""
     rhos = correlation if isinstance(correlation, tuple) else (correlation,)
-    coupling = {} if correlation is None else {"correlation": {"cost": rhos}}
+    declared = {"reward_dial_error": 15.0, "reward_episode_sd": 8.0}
+    coupling = {} if correlation is None else {"correlation": {"cost": rhos}, **declared}
     return declaration(rules=rules, **{"lengthscales": None, "reward_dial_error": 15.0, **coupling, **more})
 
 
@@ -281,7 +282,14 @@ REFUSED = {
     "too few": (lambda: prior((0.5,)), "one each, or none"),
     "reward": (lambda: with_reward(correlation=(0.5,)), "with itself"),
     "unknown cost": (
-        lambda: Prior.asked(SPACE, [LIMIT], np.ones(M, np.bool_), correlation={"fall": (0.5,)}),
+        lambda: Prior.asked(
+            SPACE,
+            [LIMIT],
+            np.ones(M, np.bool_),
+            correlation={"fall": (0.5,)},
+            reward_dial_error=1.0,
+            reward_episode_sd=1.0,
+        ),
         "names 'fall', which has no limit",
     ),
     "several": (
@@ -291,12 +299,22 @@ REFUSED = {
         ),
         "declare one correlation at most",
     ),
+    "the scale of the reward's error": (
+        lambda: Prior.asked(SPACE, [LIMIT], np.ones(M, np.bool_), correlation={"cost": (0.5,)}, reward_episode_sd=1.0),
+        "declare reward_dial_error and reward_episode_sd",
+    ),
+    "the scale of the reward's noise": (
+        lambda: Prior.asked(SPACE, [LIMIT], np.ones(M, np.bool_), correlation={"cost": (0.5,)}, reward_dial_error=1.0),
+        "declare reward_dial_error and reward_episode_sd",
+    ),
     "axes": (
         lambda: Prior.asked(
             TargetSpace({"reward": (0.0, 1.0), "cost": (0.0, 1.0), "a": (0.0, 1.0), "b": (0.0, 1.0)}),
             [Limit("cost", 1.0)],
             np.ones(16, np.bool_),
             correlation={"cost": (0.5,)},
+            reward_dial_error=1.0,
+            reward_episode_sd=1.0,
         ),
         "at most 3 axes",
     ),
