@@ -31,7 +31,6 @@ Written down before the runs that are reported, after trial runs of ten a cell:
 import argparse
 import json
 import platform
-import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -41,6 +40,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded import commit_here
 
 from safehold import __version__
 from safehold.core.constraint import Limit
@@ -184,8 +184,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default=None, help="only these cells, and no table")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    commit = commit_here()
     arguments.cells.parent.mkdir(parents=True, exist_ok=True)
     done = [json.loads(line) for line in arguments.cells.read_text().splitlines()] if arguments.cells.exists() else []
     rows = []

@@ -27,12 +27,12 @@ Seconds on one core.
 
 import argparse
 import json
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from recorded import commit_here
 
 from safehold.core.seeding import Streams
 from safehold.gp.kernels import FactorKind, Product
@@ -130,8 +130,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     out = parser.parse_args().out
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    commit = commit_here()
     kinds: tuple[FactorKind, ...] = ("matern52", "squared_exponential")
     cells = {kind: measure(kind) for kind in kinds}
     parts = [

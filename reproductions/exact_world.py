@@ -46,7 +46,6 @@ import argparse
 import json
 import math
 import platform
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -54,6 +53,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float
+from recorded import commit_here
 
 from safehold.core.constraint import Limit
 from safehold.core.errors import SafetyHold
@@ -433,12 +433,6 @@ def _plain(run: Run) -> dict[str, object]:
     return {**{name: value for name, value in asdict(run).items() if name != "outcomes"}, "outcomes": rows}
 
 
-def _commit() -> str:
-    """The commit this runs from, read before anything else; "-dirty" if tracked files differ from it."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Runs the study and writes what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -446,7 +440,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
-    commit, started = _commit(), time.process_time()
+    commit, started = commit_here(), time.process_time()
     known, sampler = behaviours(), Sampler()
     runs = []
     for number in range(arguments.first, arguments.first + arguments.runs):

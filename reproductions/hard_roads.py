@@ -23,7 +23,6 @@ Two to five minutes a seed on two cores for all cases, and the training of two o
 import argparse
 import dataclasses
 import json
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,9 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from recorded import commit_here
 
-from safehold.core.errors import Alarm, DataError, NoCertifiedTarget, SafeholdError
+from safehold.core.errors import Alarm, DataError, NoCertifiedTarget, SafeholdError, SafetyHold
 from safehold.core.intervals import proportion_interval
 from safehold.core.policy import Actor, Policy, PolicyFamily
 from safehold.core.seeding import Streams
@@ -181,7 +181,7 @@ def run(name: str, case: Case, learnt: Path, seed: int, place: Path, workers: in
                     deployment, seeds[0], TASK, family, episodes=SEED_EPISODES, streams=streams, workers=workers
                 )
             drive(deployment, TASK, family, streams=streams, workers=workers)
-        except (NoCertifiedTarget, Alarm) as hold:
+        except SafetyHold as hold:  # an unverified seed among them
             record["held"] = f"{type(hold).__name__}: {hold}"
         return {**record, **judged(deployment, family, streams, workers)}
 
@@ -258,8 +258,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    commit = commit_here()
     records = []
     for seed in arguments.seeds:
         for name, case in CASES.items():

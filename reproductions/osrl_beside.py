@@ -27,19 +27,18 @@ A few minutes for each of the 18 runs on one core; what is done is not done agai
 import argparse
 import importlib
 import json
-import subprocess
 import sys
 import time
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from recorded import commit_here
 
 from safehold.core.intervals import Interval, bootstrap_interval, mean_interval
 from safehold.core.policy import Actor, Policy
@@ -56,6 +55,9 @@ from safehold.workflows.files import write_text
 from safehold.workflows.road import dial_targets
 from safehold.workflows.train import load, preset, train
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks" / "peers"))
+from osrl_peer import Log, osrl
+
 TASKS: Mapping[str, tuple[float, ...]] = {
     "HalfCheetahVelocity": (20.0, 40.0, 80.0),
     "bullet/BallCircle": (10.0, 20.0, 40.0),
@@ -65,25 +67,6 @@ CONTESTANTS = ("safehold", "osrl", "osrl-own")
 REWARD_SCALE, COST_SCALE = 0.1, 1.0
 """OSRL's."""
 MARGIN = 0.05
-
-
-class Silent:
-    """Stands in for the loggers."""
-
-    def store(self, tab: str, **values: float) -> None:
-        """Forgets."""
-
-
-def osrl(checkout: Path) -> tuple[Any, Any]:
-    """OSRL's modules of the transformer and of the data, its packages' own __init__ left out."""
-    logging = ModuleType("fsrl.utils")
-    logging.DummyLogger = logging.WandbLogger = Silent  # type: ignore[attr-defined]
-    sys.modules |= {"fsrl": ModuleType("fsrl"), "fsrl.utils": logging}
-    for name in ("osrl", "osrl.common", "osrl.algorithms"):
-        package = ModuleType(name)
-        package.__path__ = [str(checkout.joinpath(*name.split(".")))]
-        sys.modules[name] = package
-    return importlib.import_module("osrl.algorithms.cdt"), importlib.import_module("osrl.common.dataset")
 
 
 def small() -> CDTConfig:
@@ -184,7 +167,7 @@ def train_osrl(modules: tuple[Any, Any], log: OfflineDataset, seed: int, *, own:
     trainer = transformer.CDTTrainer(
         model,
         None,
-        logger=Silent(),
+        logger=Log(),
         learning_rate=1e-4 if own else shared.learning_rate,
         weight_decay=shared.weight_decay,
         betas=(0.9, 0.999),
@@ -319,9 +302,8 @@ def main() -> None:
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th run, from the i-th on")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    modules = osrl(arguments.osrl)
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    commit = subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip()
+    modules = osrl(arguments.osrl), importlib.import_module("osrl.common.dataset")
+    commit = commit_here()
     shard, shards = (int(part) for part in arguments.shard.split("/"))
     cells = [(seed, task, name) for seed in SEEDS for task in TASKS for name in CONTESTANTS]
     for seed, task, name in cells[shard::shards]:

@@ -19,12 +19,12 @@ import argparse
 import json
 import platform
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from recorded import commit_here
 
 from safehold.core.intervals import mean_interval, proportion_interval
 from safehold.workflows.deploy import DeployConfig
@@ -109,12 +109,6 @@ def _adopt(learnt: Path, directory: Path, config: RoadConfig) -> None:
         shutil.copytree(learnt / policy, directory / policy)
 
 
-def _commit() -> str:
-    """The commit this runs from, read before anything else; "-dirty" if tracked files differ from it."""
-    words = ["git", "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
-
-
 def main() -> None:
     """Runs the seeds that are missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -127,7 +121,7 @@ def main() -> None:
     parser.add_argument("--learnt-in", type=Path)
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
-    commit = _commit()
+    commit = commit_here()
     said = [f"--certificate {arguments.certificate}"]
     name = f"whole-road-{arguments.certificate.replace('_', '-')}"
     if (arguments.task, arguments.limit) != (RoadConfig().task, DeployConfig().limit):
