@@ -17,7 +17,7 @@ from safehold.cli.settings import read_toml
 from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import UsageError
 from safehold.report.plain_text import inert
-from safehold.workflows.benchmark import Backend, BenchmarkConfig, Cell, Score, overall, run_share, scores, table
+from safehold.workflows.benchmark import Backend, BenchmarkConfig, Cell, Score, overall, run_benchmark, run_share, table
 from safehold.workflows.files import write_text
 
 TABLE = "table.md"
@@ -55,15 +55,15 @@ def run(arguments: BenchmarkArguments, output: Output) -> int:
         def done(number: int, of: int, cell: Cell) -> None:
             narration.line(f"{number} of {of}: {cell.place}")
 
-        share = read_share(arguments.share)
-        run_share(
-            config, arguments.out, share=share, workers=arguments.workers, backend=arguments.backend, on_cell=done
-        )
+        share, workers, backend = read_share(arguments.share), arguments.workers, arguments.backend
+        if share == (0, 1):
+            found = run_benchmark(config, arguments.out, workers=workers, backend=backend, on_cell=done)
+        else:
+            run_share(config, arguments.out, share=share, workers=workers, backend=backend, on_cell=done)
     if share != (0, 1):
         output.result({"share": arguments.share})
         output.say(f"Share {arguments.share} is done; without --share, the same command scores the whole.")
         return 0
-    found = scores(config, arguments.out)
     over_tasks = overall(config, arguments.out) if len(config.tasks) > 1 else []
     write_text(arguments.out / TABLE, table(found, over_tasks))
     output.result({"scores": [asdict(score) for score in found], "overall": [asdict(one) for one in over_tasks]})

@@ -41,10 +41,10 @@ def load_for(directory: Path, task: str) -> LoadedPolicy:
 
 def _check_same(trained: TaskSpec, wanted: TaskSpec, directory: Path) -> None:
     """Sizes, bounds, horizon and costs must agree; names may differ, a log does not always know its task."""
-    for name in ("observation_size", "action", "horizon", "cost_names"):
+    name = trained.difference(wanted)
+    if name is not None:
         theirs, ours = getattr(trained, name), getattr(wanted, name)
-        if theirs != ours:
-            raise DataError(
-                f"{directory} was trained on {trained.env_id!r} with {name} {theirs}; {wanted.env_id!r} has {ours}. "
-                "Run it in the environment it was trained for"
-            )
+        raise DataError(
+            f"{directory} was trained on {trained.env_id!r} with {name} {theirs}; {wanted.env_id!r} has {ours}. "
+            "Run it in the environment it was trained for"
+        )

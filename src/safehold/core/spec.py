@@ -82,6 +82,11 @@ class TaskSpec:
                 "say for each named cost what one unit of it means"
             )
 
+    def difference(self, other: "TaskSpec") -> str | None:
+        """The first field in which a policy of this task would not fit the other; names of tasks may differ."""
+        fields = ("observation_size", "action", "horizon", "cost_names")
+        return next((name for name in fields if getattr(self, name) != getattr(other, name)), None)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for files and manifests; `of_json` reads them back to an equal spec."""
         plain = asdict(self)

@@ -173,10 +173,10 @@ def _check_same_task(trained: TaskSpec, logged: TaskSpec, where: Path) -> None:
     Raises:
         DataError: naming the first thing that differs.
     """
-    for name in ("observation_size", "action", "horizon", "cost_names"):
+    name = trained.difference(logged)
+    if name is not None:
         theirs, ours = getattr(trained, name), getattr(logged, name)
-        if theirs != ours:
-            raise DataError(f"{where} was trained with {name} {theirs}, the log has {ours}; give a log of its own task")
+        raise DataError(f"{where} was trained with {name} {theirs}, the log has {ours}; give a log of its own task")
 
 
 class _Units:

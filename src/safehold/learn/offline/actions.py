@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
-from safehold.core.errors import DataError
-from safehold.core.spec import Box, Discrete
+from safehold.core.errors import DataError, UsageError
+from safehold.core.spec import Box, Discrete, TaskSpec
 
 
 @runtime_checkable
@@ -41,8 +41,8 @@ class Continuous:
     """a = middle + half * [-1, 1]; least squares; the error is a root mean square, in half ranges."""
 
     def __init__(self, box: Box) -> None:
-        low, high = np.array(box.low, dtype=np.float32), np.array(box.high, dtype=np.float32)
-        self._box, self.middle, self.half = box, (high + low) / 2, (high - low) / 2
+        self._box = box
+        self._middle, self._half = middle_and_half(box)
 
     @property
     def size(self) -> int:
@@ -51,12 +51,12 @@ class Continuous:
 
     def encode(self, actions: Float[np.ndarray, "*n a"]) -> Float32[np.ndarray, "*n e"]:
         """(a - middle) / half."""
-        code: Float32[np.ndarray, "*n e"] = ((actions - self.middle) / self.half).astype(np.float32, copy=False)
+        code: Float32[np.ndarray, "*n e"] = ((actions - self._middle) / self._half).astype(np.float32, copy=False)
         return code
 
     def decode(self, outputs: Float32[np.ndarray, "n e"]) -> Float32[np.ndarray, "n a"]:
         """Moved inside the bounds."""
-        return self._box.clip(outputs * self.half + self.middle)
+        return self._box.clip(outputs * self._half + self._middle)
 
     def loss(self, outputs: Float[Tensor, "n e"], codes: Float[Tensor, "n e"]) -> Float[Tensor, ""]:
         """Mean squared difference."""
@@ -108,3 +108,20 @@ class OneOf:
 def code_of(action: Box | Discrete) -> ActionCode:
     """The code of a task's actions."""
     return Continuous(action) if isinstance(action, Box) else OneOf(action)
+
+
+def box_of(spec: TaskSpec) -> Box:
+    """The bounds of continuous actions, for what knows no others.
+
+    Raises:
+        UsageError: if the actions are discrete.
+    """
+    if not isinstance(spec.action, Box):
+        raise UsageError(f"{spec.env_id}: this is for continuous actions, the task has {spec.action}")
+    return spec.action
+
+
+def middle_and_half(box: Box) -> tuple[Float32[np.ndarray, "a"], Float32[np.ndarray, "a"]]:
+    """The affine map between environment actions and the network's: action = middle + half * [-1, 1]."""
+    low, high = np.array(box.low, dtype=np.float32), np.array(box.high, dtype=np.float32)
+    return (high + low) / 2, (high - low) / 2

@@ -17,7 +17,6 @@ from safehold.core.errors import ModelError
 from safehold.core.spec import Box
 from safehold.data.batches import SequenceBatch
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.cdt_network import (
     CDTConfig,
     CDTNetwork,
@@ -117,7 +116,7 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
         self._optimiser.step()
         self._updates += 1
         # of this process's steps alone
-        error = code_of(self._spec.action).error(predicted.action_mean.detach()[mask], inputs.actions[mask])
+        error = self._code.error(predicted.action_mean.detach()[mask], inputs.actions[mask])
         _, action, cost, observation, entropy = means.tolist()
         return {
             "action_loss": action,
@@ -145,7 +144,7 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
             to_tensor(reward),
             tuple(to_tensor(values) for values in costs),
             to_tensor(scales.observations.apply(batch.observations)),
-            to_tensor(code_of(self._spec.action).encode(batch.actions)),
+            to_tensor(self._code.encode(batch.actions)),
             to_tensor(batch.steps),
         )
 
@@ -159,7 +158,7 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
             gaussian, inputs.actions[mask], self._network.log_temperature, per_entry=config.entropy == "entry"
         )
         if not self._gaussian:
-            code, outputs = code_of(self._spec.action), predicted.action_mean[mask]
+            code, outputs = self._code, predicted.action_mean[mask]
             action, temperature = code.loss(outputs, inputs.actions[mask]), zero
         cost = observation = zero
         if config.cost_loss_weight > 0.0 and config.cost_loss == "indicator":

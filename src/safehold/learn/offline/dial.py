@@ -26,6 +26,7 @@ from safehold.data.batches import SequenceBatch, SequenceSampler, even_weights, 
 from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
 from safehold.learn.learner import Metrics, State
+from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.scales import Feature, Scales
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.learn.place import HERE, Place
@@ -251,6 +252,7 @@ class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
     def __init__(self, spec: TaskSpec, scales: Scales, config: ConfigOf, seed: int, place: Place = HERE) -> None:
         self._place = place
         self._spec = spec
+        self._code = code_of(spec.action)
         self._scales = scales
         self._config = config
         self._generator = OwnGenerator(seed)

@@ -39,8 +39,9 @@ from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.gaussian_policy import OBSERVATION_CLIP
 from safehold.learn.hooks import Hook
 from safehold.learn.learner import Metrics, State
+from safehold.learn.offline.actions import box_of, middle_and_half
+from safehold.learn.offline.held_out import units_of
 from safehold.learn.offline.logged import Answering, History, Windows
-from safehold.learn.offline.scales import box_of, middle_and_half
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.nn.mlp import linear_layers, mlp
 from safehold.nn.tensors import to_array, to_tensor, torch_generator
@@ -114,8 +115,7 @@ class FQESampler:
         self._middle, self._half = middle_and_half(box_of(dataset.spec))
         self._signals = np.column_stack([dataset.rewards, dataset.costs])
         self._episode_of = np.repeat(np.arange(len(dataset)), dataset.lengths)
-        unit = np.arange(len(dataset)) if dataset.group is None else dataset.group
-        _, self._unit = np.unique(unit, return_inverse=True)
+        self._unit = units_of(dataset)
         units = int(self._unit.max()) + 1
         drawn = rng.multinomial(units, np.full(units, 1.0 / units), size=config.members)  # (m, units)
         self.weights: Float[np.ndarray, "E m"] = drawn.T[self._unit].astype(np.float64)

@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from safehold.core.errors import UsageError
 from safehold.data.dataset import OfflineDataset
+from safehold.learn.offline.actions import box_of, middle_and_half
 from safehold.learn.offline.logged import Answering, History
-from safehold.learn.offline.scales import box_of, middle_and_half
 
 _AT_ONCE = 4096  # windows in one pass
 

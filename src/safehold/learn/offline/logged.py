@@ -15,11 +15,12 @@ from safehold.core.errors import UsageError
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.data.dataset import OfflineDataset
 from safehold.learn.gaussian_policy import GaussianPolicy
+from safehold.learn.offline.actions import box_of, middle_and_half
 from safehold.learn.offline.cdt_network import Inputs
 from safehold.learn.offline.cdt_policy import CDTPolicyFamily
 from safehold.learn.offline.dial import as_tensor
 from safehold.learn.offline.rvs import RvSPolicyFamily
-from safehold.learn.offline.scales import Scales, box_of, middle_and_half
+from safehold.learn.offline.scales import Scales
 from safehold.nn.tensors import to_array
 
 

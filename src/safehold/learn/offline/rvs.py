@@ -143,7 +143,7 @@ class RvSLearner(DialLearner[RvSConfig, RvSNetwork]):
         Metrics: `loss`, the mean squared error or the cross-entropy, and `action_error`: its root, in units of half the
         action range, or the share of discrete actions that are not the likeliest.
         """
-        scales, code = self._scales, code_of(self._spec.action)
+        scales, code = self._scales, self._code
         to_go = scales.to_go(batch.reward_to_go[:, 0], batch.cost_to_go[:, 0], batch.steps[:, 0])
         seen = to_tensor(scales.observations.apply(batch.observations[:, 0]))
         wanted = to_tensor(code.encode(batch.actions[:, 0]))

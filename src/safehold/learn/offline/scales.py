@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
-from safehold.core.errors import DataError, UsageError
-from safehold.core.spec import Box, TaskSpec
+from safehold.core.errors import DataError
+from safehold.core.spec import TaskSpec
 from safehold.data.augment import Augmentation
 from safehold.data.batches import to_go
 from safehold.data.dataset import OfflineDataset
@@ -172,20 +172,3 @@ class Scales:
             )
         except (KeyError, TypeError) as error:
             raise DataError(f"scales of observations and to-go values cannot be read: {error!r}") from error
-
-
-def box_of(spec: TaskSpec) -> Box:
-    """The bounds of continuous actions.
-
-    Raises:
-        UsageError: if the actions are discrete.
-    """
-    if not isinstance(spec.action, Box):
-        raise UsageError(f"{spec.env_id}: policies with a dial are for continuous actions, the task has {spec.action}")
-    return spec.action
-
-
-def middle_and_half(box: Box) -> tuple[Float32[np.ndarray, "a"], Float32[np.ndarray, "a"]]:
-    """The affine map between environment actions and the network's: action = middle + half * [-1, 1]."""
-    low, high = np.array(box.low, dtype=np.float32), np.array(box.high, dtype=np.float32)
-    return (high + low) / 2, (high - low) / 2
