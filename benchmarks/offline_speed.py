@@ -241,7 +241,8 @@ def evaluation(module: Any, env_id: str, cores: int, rounds: int) -> list[Readin
 
         return run
 
-    parallel = joblib.Parallel(n_jobs=cores)
+    with joblib.parallel_config(backend="loky", inner_max_num_threads=1):  # as in `rollout`: the same workers go on
+        parallel = joblib.Parallel(n_jobs=cores, max_nbytes=None)
 
     def worlds_alone() -> int:
         return sum(parallel(joblib.delayed(bare_steps)(env_id, bare) for _ in range(cores)))
