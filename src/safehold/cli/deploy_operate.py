@@ -44,8 +44,8 @@ class SeedArguments(RunArguments):
     they ran; null is a cost that a failed episode left without a number."""
     source: Name | None = None
     """What names these episodes; each source counts once."""
-    policy: Path | None = None
-    """Run them instead: directory of the deployed policy."""
+    policy: tuple[Path, ...] = ()
+    """Run them instead: directory of the deployed policy, or of all if there are several."""
     recovery: Path | None = None
     """Policy that a guard hands over to, if the deployment is guarded; the deployed one at a seed target if not
     said."""
@@ -114,7 +114,7 @@ def init(arguments: InitArguments, output: Output) -> int:
     """Declares a deployment and runs nothing."""
     out = free_directory(arguments.out)
     dataset = read_any(arguments.data)
-    declared = plan(dataset, arguments.deploy, arguments.oversight)
+    declared = plan(dataset, arguments.deploy, arguments.oversight, len(arguments.policy))
     task = arguments.task or dataset.spec.env_id
     one_torch_thread()
     family, digest = family_for(arguments.policy, task, declared.declaration)
@@ -132,7 +132,9 @@ def init(arguments: InitArguments, output: Output) -> int:
         f"{declaration.horizon} asks of {declaration.settings.episodes_per_ask} episodes."
     )
     if declaration.seed_rule == "verified":
-        output.say(f"Next: safehold deploy seed {out} --policy {arguments.policy} (or --costs FILE)")
+        output.say(
+            f"Next: safehold deploy seed {out} --policy {' '.join(map(str, arguments.policy))} (or --costs FILE)"
+        )
     else:
         output.say("Next: the same words with `deploy run --resume`, or safehold deploy ask " + str(out))
     return 0
@@ -140,7 +142,7 @@ def init(arguments: InitArguments, output: Output) -> int:
 
 def seed(arguments: SeedArguments, output: Output) -> int:
     """Tells or runs raw episodes of a seed target; 6 if they do not verify it (yet)."""
-    if (arguments.costs is None) == (arguments.policy is None):
+    if (arguments.costs is None) == (not arguments.policy):
         raise UsageError("give either --costs FILE with episodes that ran, or --policy DIRECTORY to run them")
     with Deployment.open(place(arguments)) as deployment, Narration(output) as narration:
         target = _seed_target(deployment, arguments.target)
@@ -253,7 +255,7 @@ def _run_seed(deployment: Deployment, target: Target, arguments: SeedArguments, 
     one_torch_thread()
     started = started_of(deployment)
     task = arguments.task or started.provenance.get("task")
-    if not isinstance(task, str) or arguments.policy is None:
+    if not isinstance(task, str):
         raise UsageError("this run does not say which environment it is for; name it with --task")
     declaration = deployment.state.declaration
     family, digest = family_for(arguments.policy, task, declaration)

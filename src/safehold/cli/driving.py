@@ -1,7 +1,7 @@
 """`safehold deploy run`: declare a deployment from a log, and drive a policy through it."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +20,7 @@ from safehold.core.certificate import Trial
 from safehold.core.errors import DataError, SafetyHold, UsageError
 from safehold.core.intervals import mean_interval
 from safehold.core.measurement import Measurement
-from safehold.core.policy import Policy, PolicyFamily
+from safehold.core.policy import Alternatives, Policy, PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.data.layouts import read_any
 from safehold.deploy.declaration import Declaration
@@ -43,8 +43,9 @@ from safehold.workflows.deploy import (
 class InitArguments(Arguments):
     """Arguments of `deploy init`, and what `deploy run` declares."""
 
-    policy: Path
-    """Directory of a trained policy with a dial, as `safehold train cdt` leaves it in OUT/policy."""
+    policy: tuple[Path, ...]
+    """Directory of a trained policy with a dial, as `safehold train cdt` leaves it in OUT/policy; of several, the
+    deployment chooses the policy and its target."""
     data: Path
     """File of logged episodes that seeds, support and dial are taken from."""
     out: Path
@@ -83,7 +84,7 @@ def run(arguments: DriveArguments, output: Output) -> int:
     if arguments.resume and not RunDirectory(out).started:
         raise UsageError(f"{out} holds no deployment to go on with; leave --resume away to begin one")
     dataset = read_any(arguments.data)
-    declared = plan(dataset, arguments.deploy, arguments.oversight)
+    declared = plan(dataset, arguments.deploy, arguments.oversight, len(arguments.policy))
     one_torch_thread()
     task = arguments.task or dataset.spec.env_id
     family, digest = family_for(arguments.policy, task, declared.declaration)
@@ -119,23 +120,27 @@ def run(arguments: DriveArguments, output: Output) -> int:
     return SafetyHold.exit_code if best is None else 0
 
 
-def family_for(policy: Path, task: str, declaration: Declaration) -> tuple[PolicyFamily, str]:
-    """The policy with a dial, for this environment, and its digest.
+def family_for(policies: Sequence[Path], task: str, declaration: Declaration) -> tuple[PolicyFamily, str]:
+    """The policy with a dial, or several to choose among, for this environment, and the digest of it or of all.
 
     Raises:
-        UsageError: if it has no dial.
+        UsageError: if one has no dial.
         DataError: if it has another one than was declared.
     """
-    loaded = load_for(policy, task)
-    family = loaded.policy
-    if not isinstance(family, PolicyFamily):
-        raise UsageError(f"{policy} has no dial; a deployment tunes a dial, so train one with `train cdt`")
+    families, digests = [], []
+    for policy in policies:
+        loaded = load_for(policy, task)
+        if not isinstance(loaded.policy, PolicyFamily):
+            raise UsageError(f"{policy} has no dial; a deployment tunes a dial, so train one with `train cdt`")
+        families.append(loaded.policy)
+        digests.append(loaded.digest)
+    family = families[0] if len(families) == 1 else Alternatives(tuple(families))
     if family.target_names != declaration.space.names:
         raise DataError(
-            f"{policy} has the dial {family.target_names}, the log {declaration.space.names}; "
+            f"{', '.join(map(str, policies))} have the dial {family.target_names}, the log {declaration.space.names}; "
             "they are of different tasks"
         )
-    return family, loaded.digest
+    return family, "+".join(digests)
 
 
 def guard_of(

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
+from safehold.core.errors import UsageError
 from safehold.core.target import Target
 
 
@@ -74,3 +75,32 @@ class PolicyFamily(Protocol):
     def at(self, target: Target) -> Policy:
         """The policy that aims at this target."""
         ...
+
+
+WHICH = "policy"
+"""Name of the axis of a dial that numbers policies, from 0 on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alternatives:
+    """Several policies with one dial, as one with an axis more: which of them, a finite context of the deployment.
+
+    Raises:
+        UsageError: if their dials differ, or there is no policy.
+    """
+
+    families: tuple[PolicyFamily, ...]
+
+    def __post_init__(self) -> None:
+        dials = {family.target_names for family in self.families}
+        if len(dials) != 1:
+            raise UsageError(f"policies to choose among have the dials {sorted(dials)}; they need one, the same")
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The dial's own axes, then which policy."""
+        return (*self.families[0].target_names, WHICH)
+
+    def at(self, target: Target) -> Policy:
+        """The policy that the last entry numbers, at the rest of the target."""
+        return self.families[int(target[-1])].at(target[:-1])

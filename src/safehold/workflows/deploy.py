@@ -15,7 +15,7 @@ from safehold.core.config import Config
 from safehold.core.constraint import Constraint, Limit, MaximumCost, SumCost
 from safehold.core.errors import Alarm, DataError, Exhausted, IntegrityError, NoSeed, UsageError
 from safehold.core.measurement import Measurement
-from safehold.core.policy import Policy, PolicyFamily
+from safehold.core.policy import WHICH, Policy, PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.core.target import Target, TargetSpace
 from safehold.data.dataset import OfflineDataset
@@ -80,6 +80,9 @@ class DeployConfig(Config):
     """Declared standard deviation of the dial's error in cost, as a share of the limit."""
     episode_sd: PositiveFloat = 0.25
     """Declared floor of the standard deviation of one episode's cost, as a share of the limit."""
+    policy_correlation: float = Field(default=0.5, ge=0.0, lt=1.0)
+    """Declared correlation of the dial's errors of two policies at one target, where there are several to choose among:
+    how far an episode of one says something of another."""
     correlation: tuple[Annotated[float, Field(gt=-1.0, lt=1.0)], ...] = ()
     """Declared correlation of the dial's errors in cost and in reward, which lets rewards say something of costs; of
     several, 0 and 0.9 say, each is as likely. Trusted; helps where rewards are much cleaner than costs. None: it is 0
@@ -129,12 +132,13 @@ class Plan:
     seed_by: str | None = None
 
 
-def plan(dataset: OfflineDataset, config: DeployConfig, oversight: Oversight | None = None) -> Plan:
+def plan(dataset: OfflineDataset, config: DeployConfig, oversight: Oversight | None = None, policies: int = 1) -> Plan:
     """The declaration that a log and a few declared scales lead to.
 
-    The dial of rewards starts at the seed box and ends at the best logged reward return among episodes whose cost
-    is within the cost dial: beyond it the log has nothing to say. Candidates without logged episodes nearby are
-    never certified.
+    With several `policies` the dial has one axis more, which of them: a target of one is another target than that of
+    the next, with a certificate and a seed premise of its own. The dial of rewards starts at the seed box and ends at
+    the best logged reward return among episodes whose cost is within the cost dial: beyond it the log has nothing to
+    say. Candidates without logged episodes nearby are never certified.
 
     Raises:
         NoSeed: if the log has no safe episodes to start from.
@@ -152,6 +156,10 @@ def plan(dataset: OfflineDataset, config: DeployConfig, oversight: Oversight | N
     rule = SeedRule(cost_share=config.seed_cost, low=config.seed_low, high=config.seed_high)
     space = _space(rewards, costs, name, config)
     known = supported(dataset, space.points, config)
+    contexts: dict[str, float] = {}
+    if policies > 1:
+        space = TargetSpace({**space.axes, WHICH: tuple(map(float, range(policies)))})
+        known, contexts = np.repeat(known, policies), {WHICH: config.policy_correlation}
     seeds = from_returns(space, (limit,), known, rewards, {name: costs}, rule)
     spans = {axis: float(values[-1] - values[0]) for axis, values in space.axes.items()}
     scales = {
@@ -168,6 +176,7 @@ def plan(dataset: OfflineDataset, config: DeployConfig, oversight: Oversight | N
         reward_dial_error=config.reward_dial_error * spans["reward"],
         reward_episode_sd=config.reward_episode_sd * spans["reward"],
         kernel=partial(Product.of, "matern52") if config.correlation else Matern52,
+        contexts=contexts,
         correlation={name: config.correlation} if config.correlation else None,
     )
     shares = _shares(config.delta, oversight)

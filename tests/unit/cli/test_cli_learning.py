@@ -240,6 +240,22 @@ def test_a_deployment_is_driven_resumed_and_never_mixed(safehold, policies, log,
     assert safehold("report", out, "--data", log).code == 0
 
 
+def test_a_deployment_chooses_among_several_policies(safehold, policies, log, tmp_path):
+    assert safehold("train", "cdt", "--data", log, "--out", tmp_path / "other", "--steps", 3, *SMALL).code == 0
+    both = ("--policy", policies / "cdt" / "policy", tmp_path / "other" / "policy")
+    words = ("deploy", "run", *both, "--data", log, "--limit", 5, *DIAL)
+    out = tmp_path / "deployment"
+    assert safehold(*words, "--out", out).code in (0, 6)
+    asked = [json.loads(line) for line in safehold("deploy", "export", out).out.splitlines()]
+    targets = [event["body"]["target"] for event in asked if event["kind"] == "asked"]
+    assert len(targets[0]) == 3
+    assert safehold("deploy", "verify", out).code == 0
+    assert safehold("report", out, "--data", log).code == 0
+    one = safehold(*words[:3], *words[4:], "--out", out, "--resume")
+    assert one.code != 0
+    assert safehold(*words, "--out", out, "--resume").code in (0, 6)
+
+
 def test_another_policy_is_not_driven_through_a_declared_deployment(safehold, policies, log, tmp_path):
     words = ("deploy", "run", "--data", log, "--limit", 5, *DIAL, "--out", tmp_path / "deployment")
     safehold(*words, "--policy", policies / "cdt" / "policy")

@@ -8,6 +8,7 @@ import pytest
 
 from safehold.core.certificate import TrialState
 from safehold.core.errors import Alarm, NoCertifiedTarget, NoSeed, Unapproved, UsageError
+from safehold.core.policy import Alternatives
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
 from safehold.deploy.audit import audit
@@ -90,6 +91,53 @@ def test_a_correlation_with_the_reward_is_declared_driven_and_audited(log, tmp_p
     assert audit(tmp_path / "run").ok
     single = plan(log, config.model_copy(update={"certificate": "paper"})).declaration.prior.costs["cost"]
     assert [type(kernel) for kernel in single.kernels] == [Product]
+
+
+@dataclasses.dataclass(frozen=True)
+class Poorer:
+    """The same dial, but every target earns a share of what it does and costs a little more."""
+
+    target_names = FAMILY.target_names
+
+    def at(self, target):
+        pi = FAMILY.at(target)
+        return dial.Constant(reward=0.6 * pi.reward, cost=pi.cost + 1.0 / dial.HORIZON)
+
+
+def test_the_deployment_chooses_the_policy_and_its_target(log, tmp_path):
+    """Of two policies the better is recommended, whichever comes first; each target of each is certified by itself."""
+    config = CONFIG.model_copy(update={"iterations": 8, "episodes_per_ask": 10})
+    found = []
+    for number, families in enumerate([(Poorer(), FAMILY), (FAMILY, Poorer())]):
+        place = tmp_path / str(number)
+        policies = plan(log, config, policies=2)
+        same = {"dataset": "log", "policy": "a+b", "task": "toy/Dial", "seed": 0}
+        with open_or_create(place, policies, **same) as deployment:
+            with contextlib.suppress(NoCertifiedTarget):
+                drive(deployment, "toy/Dial", Alternatives(families), streams=Streams(0))
+            space, best = deployment.state.declaration.space, deployment.recommend()
+            asked = [event.target for event in deployment.state.asked.values()]
+        assert space.names == ("reward", "cost", "policy")
+        costs = [20 * families[int(z[2])].at(z[:2]).cost for z in asked]
+        assert max(costs) <= 20.0
+        assert {z[2] for z in asked} == {0.0, 1.0}
+        found.append(families[int(best.target[2])])
+        assert verify(place) == []
+        assert audit(place).ok
+    assert found == [FAMILY, FAMILY]
+
+
+def test_policies_to_choose_among_need_one_dial():
+    class Other:
+        target_names = ("reward",)
+
+        def at(self, target):
+            return FAMILY.at((target[0], 0.0))
+
+    with pytest.raises(UsageError, match="need one, the same"):
+        Alternatives((FAMILY, Other()))
+    with pytest.raises(UsageError, match="need one, the same"):
+        Alternatives(())
 
 
 def test_attesting_and_verifying_at_once_is_refused(log):
