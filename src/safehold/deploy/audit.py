@@ -262,7 +262,7 @@ def _factor(kind: str, scale: float, distance: Array) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """One told statistic; it counts for the weights unless something in it is unknown."""
+    """One told statistic; `extra` variance where something in it is unknown."""
 
     index: int
     value: float
@@ -315,8 +315,9 @@ class _Output:
     reward: Mapping[str, Any]
     reward_scatter: _Noise
     told: list[_Told] = field(default_factory=list)
-    rewards: list[tuple[_Told, bool]] = field(default_factory=list)
-    """Each with whether no episode of its trial failed: only then it counts for the weights."""
+    measured: list[_Told] = field(default_factory=list)
+    """The same of the episodes that did not fail alone: what weights rest on."""
+    rewards: list[_Told] = field(default_factory=list)
 
     @property
     def gain(self) -> float:
@@ -326,10 +327,6 @@ class _Output:
             for p in (self.prior, self.reward)
         )
         return (-1 if min(self.prior["correlation"]) < 0 else 1) * cost / reward
-
-    def noise(self) -> Array:
-        """(n,) noise variances of the costs that were told."""
-        return np.array([self.scatter.scale * self.scatter.floor[t.index] * t.factor + t.extra for t in self.told])
 
     def posterior(self, number: int, places: Array, noise: Array) -> tuple[Array, Array, float]:
         """Mean and standard deviation (p,) under kernel `number` by the costs, and ln det(I + S^-1/2 K S^-1/2)."""
@@ -341,34 +338,33 @@ class _Output:
     def mixture(self, places: Array, *, assumed: bool = True) -> tuple[Array, Array, Array]:
         """Means and standard deviations (j, p) of the members, and their weights (j,) by marginal likelihood.
 
-        With what was assumed of failed episodes, or without; it never counts for the weights.
+        With what was assumed of failed episodes, or by what was measured alone, which the weights always rest on.
         """
-        index = np.array([t.index for t in self.told], dtype=np.int64)
-        value, noise = np.array([t.value for t in self.told]), self.noise()
-        weighed = np.array([t.extra == 0.0 for t in self.told], dtype=np.bool_)
-        if self.rewards:
-            places_of = np.array([t.index for t, _ in self.rewards], dtype=np.int64)
-            episode = self.gain**2 * self.reward_scatter.scale * self.reward_scatter.floor[places_of]
-            index = np.append(index, places_of)
-            value = np.append(value, [self.gain * t.value for t, _ in self.rewards])
-            noise = np.append(noise, episode * np.array([t.factor for t, _ in self.rewards]))
-            weighed = np.append(weighed, [whole for _, whole in self.rewards])
-        is_reward = np.arange(len(index)) >= len(self.told)
-        every = np.ones(len(index), dtype=np.bool_) if assumed else weighed
+        measured, assumed = self._data(self.measured), assumed and any(t.extra > 0.0 for t in self.told)
         means, sds, logs = [], [], []
         for number, weight in enumerate(self.prior["weights"]):
-            mean, sd, factor, residual = self._condition(
-                number, places, index[every], value[every], noise[every], is_reward[every]
-            )
+            mean, sd, factor, residual = self._condition(number, places, *measured)
+            if assumed:
+                mean, sd, _, _ = self._condition(number, places, *self._data(self.told))
             means.append(mean)
             sds.append(sd)
-            if not weighed.all():
-                _, _, factor, residual = self._condition(
-                    number, places[:0], index[weighed], value[weighed], noise[weighed], is_reward[weighed]
-                )
             logs.append(math.log(weight) - float(residual @ residual) / 2 - float(np.sum(np.log(np.diag(factor)))))
         weights = np.exp(np.array(logs) - max(logs))
         return np.array(means), np.array(sds), weights / weights.sum()
+
+    def _data(self, told: Sequence[_Told]) -> tuple[Array, Array, Array, Array]:
+        """Candidates, values and noise variances of costs, and of the rewards beside them; which are rewards."""
+        both = [*told, *self.rewards]
+        is_reward = np.arange(len(both)) >= len(told)
+        units = np.where(is_reward, self.gain, 1.0) if self.rewards else np.ones(len(told))
+        noises = [self.scatter] * len(told) + [self.reward_scatter] * len(self.rewards)
+        variances = [n.scale * n.floor[t.index] * t.factor for n, t in zip(noises, both, strict=True)]
+        return (
+            np.array([t.index for t in both], dtype=np.int64),
+            units * np.array([t.value for t in both]),
+            units**2 * np.array(variances) + np.array([t.extra for t in both]),
+            is_reward,
+        )
 
     def _condition(
         self, number: int, places: Array, index: Array, value: Array, noise: Array, is_reward: Array
@@ -412,6 +408,11 @@ def kappa(limit: Mapping[str, Any]) -> float:
 def _unbias(n: int) -> float:
     """E[s] / sd of n normal values."""
     return math.sqrt(2 / (n - 1)) * math.exp(math.lgamma(n / 2) - math.lgamma((n - 1) / 2))
+
+
+def _relative_variance(limit: Mapping[str, Any], n: int) -> float:
+    """Variance of the statistic of n episodes over that of one."""
+    return 1 / n + (kappa(limit) ** 2 * (1 / _unbias(n) ** 2 - 1) if kappa(limit) else 0.0)
 
 
 def statistic(limit: Mapping[str, Any], costs: Array) -> float:
@@ -621,7 +622,7 @@ class _Fold:
     def _risks(self, name: str, inflate: float) -> Array:
         """P(cost > limit | told) (p,) under the mixture, every deviation widened under the limit.
 
-        The larger of those with and without what was assumed of failed episodes.
+        The larger of those with what was assumed of failed episodes, and by what was measured alone.
         """
         risks = []
         for means, sds, weights in (self.mixtures[name], self.measured[name]):
@@ -946,14 +947,16 @@ class _Fold:
             enough = len(clean) >= (5 if kappa(limit) else 1) or not failed.any()
             share = float(np.mean(failed)) if enough else 1.0
             value = share * self.tops[name] + ((1 - share) * statistic(limit, clean) if share < 1.0 else 0.0)
-            spread = kappa(limit) ** 2 * (1 / _unbias(n) ** 2 - 1) if kappa(limit) else 0.0
-            told_mean = _Told(index, value, n, 1 / n + spread, (share * self.tops[name] / 2) ** 2)
             output = self.outputs[name]
-            output.told.append(told_mean)
+            output.told.append(_Told(index, value, n, _relative_variance(limit, n), (share * self.tops[name] / 2) ** 2))
+            if share < 1.0:
+                left = len(clean)
+                output.measured.append(
+                    _Told(index, statistic(limit, clean), left, _relative_variance(limit, left), 0.0)
+                )
             output.scatter.tell(index, clean)
             if "correlation" in output.prior and n > failed.sum():
-                mean_reward = _Told(index, float(np.mean(rewards)), len(rewards), 1 / len(rewards), 0.0)
-                output.rewards.append((mean_reward, not failed.any()))
+                output.rewards.append(_Told(index, float(np.mean(rewards)), len(rewards), 1 / len(rewards), 0.0))
                 output.reward_scatter.tell(index, rewards)
         told.setdefault(index, []).append(body)
         self.rounds += 1

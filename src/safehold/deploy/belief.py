@@ -3,12 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy.special import gammaincinv
 
-from safehold.gp.mixture import Mixture
+from safehold.core.errors import UsageError
+from safehold.gp.mixture import Measurements, Mixture
+
+Prediction: TypeAlias = tuple[Float[np.ndarray, "j"], Float[np.ndarray, "j"], Float[np.ndarray, "j"]]
+"""Means and standard deviations of the members, noise excluded, and their weights."""
 
 NOISE_STEP = 1.1
 """Used episode variances are the floor times a power of this: rounded up, so that they seldom change."""
@@ -20,7 +25,7 @@ class ToldMean:
 
     `noise_factor` times the variance of one episode is the statistic's noise variance: 1 / n for a mean.
     `extra_variance` is added where outcomes are unknown, the square of half of the range that they leave; the value is
-    the upper end of it. Such a statistic informs the posterior and no weights.
+    the upper end of it. What the episodes that did not fail say is `survivors`, None where they are too few.
     """
 
     index: int
@@ -28,6 +33,7 @@ class ToldMean:
     episodes: int
     noise_factor: float
     extra_variance: float
+    survivors: "ToldMean | None" = None
 
     @property
     def unknown(self) -> float:
@@ -35,9 +41,14 @@ class ToldMean:
         return 2.0 * math.sqrt(self.extra_variance)
 
     @property
-    def weighed(self) -> bool:
-        """Whether it counts for the weights of the mixture: only what was really measured does."""
+    def whole(self) -> bool:
+        """Whether no episode failed."""
         return self.extra_variance == 0.0
+
+    @property
+    def measured(self) -> "ToldMean | None":
+        """What was really measured of it."""
+        return self if self.whole else self.survivors
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +66,7 @@ class Partner:
     told: tuple[ToldMean | None, ...] = ()
     scale: float = 1.0
 
-    def measurements(
-        self, points: Sequence[ToldMean]
-    ) -> tuple[Int[np.ndarray, "b"], Float[np.ndarray, "b"], Float[np.ndarray, "b"]]:
+    def measurements(self, points: Sequence[ToldMean]) -> Measurements:
         """Mean rewards as the coupled process is told them: candidates of the second output, values, noise."""
         indices = np.array([point.index for point in points], dtype=np.int64)
         factors = np.array([point.noise_factor for point in points])
@@ -77,11 +86,12 @@ class Belief:
     alone, since that would trust a batch of lucky (all-zero) episodes more than an unlucky one.
 
     What certifies, `risk`, `upper` and `lower`, is the more cautious of two beliefs: with the assumed costs of failed
-    episodes, and without. An assumption at one target can make another one look safer; it may only count against one.
+    episodes, and with what was really measured alone, the episodes that did not fail told as the fewer that they are.
+    The latter is the conditional law given all that was seen, if failing says nothing of costs (docs/guarantees.md,
+    section 9). An assumption at one target can make another one look safer; it may only count against one.
 
     With a `partner`, every trial's mean reward is told besides, as a measurement of the other output of the declared
-    pair. It counts for the weights, being measured, like the trial's cost: where an episode failed, the rewards of the
-    others are in the one of those two beliefs that holds the assumption, and not in the other.
+    pair: in both beliefs, being measured.
     """
 
     prior: Mixture
@@ -111,17 +121,17 @@ class Belief:
         return float(self.floor[index]) * self.scale
 
     def risk(self, limit: float, inflate: float = 1.0) -> Float[np.ndarray, "m"]:
-        """P(statistic > limit), the larger of that with and without what was assumed."""
+        """P(statistic > limit), the larger of that with what was assumed and by what was measured alone."""
         risk, measured = self.process.risk(limit, inflate), self.process.measured
         return risk if measured is self.process else np.maximum(risk, measured.risk(limit, inflate))
 
     def upper(self, multiplier: float) -> Float[np.ndarray, "m"]:
-        """max_j mu_j + multiplier sd_j, the larger of that with and without what was assumed."""
+        """max_j mu_j + multiplier sd_j, the larger of that with what was assumed and by what was measured alone."""
         upper, measured = self.process.upper(multiplier), self.process.measured
         return upper if measured is self.process else np.maximum(upper, measured.upper(multiplier))
 
     def lower(self, multiplier: float) -> Float[np.ndarray, "m"]:
-        """min_j mu_j - multiplier sd_j, the smaller of that with and without what was assumed."""
+        """min_j mu_j - multiplier sd_j, the smaller of that with what was assumed and by what was measured alone."""
         lower, measured = self.process.lower(multiplier), self.process.measured
         return lower if measured is self.process else np.minimum(lower, measured.lower(multiplier))
 
@@ -160,26 +170,47 @@ class Belief:
         process = after._conditioned(self.prior, 0) if anew else after._conditioned(self.process, len(self.told))
         return replace(after, process=process)
 
+    def foretold(self, index: int) -> Prediction:
+        """What was believed of the output at a candidate, by what was really measured."""
+        process = self.process.measured
+        return process.means[:, index], process.sds[:, index], process.weights
+
+    def foretold_partner(self, index: int) -> Prediction:
+        """The same of the other output of the pair: the reward times `Partner.gain`."""
+        if self.partner is None:
+            raise UsageError("this output goes with no reward; only a belief with a partner foretells one")
+        process, place = self.process.measured, len(self.floor) + index
+        means = np.array([member.mean[place] for member in process.members])
+        sds = np.sqrt(np.array([member.variance[place] for member in process.members]))
+        return means, sds, process.weights
+
     def _conditioned(self, process: Mixture, start: int) -> Mixture:
-        """Tells what was told from number `start` on to a process; what stays out of the weights last."""
+        """Tells what was told from number `start` on to a process; trials with failed episodes last."""
         told = self.told[start:]
         rewards = (None,) * len(told) if self.partner is None else self.partner.told[start:]
-        for weigh in (True, False):
-            points = [point for point in told if point.weighed == weigh]
-            if not points:
-                continue
-            indices = np.array([point.index for point in points])
-            values = np.array([point.value for point in points])
-            factors = np.array([point.noise_factor for point in points])
-            extra = np.array([point.extra_variance for point in points])
-            noise = self.scale * self.floor[indices] * factors + extra
-            if self.partner is not None:
-                pairs = zip(told, rewards, strict=True)
-                heard = [reward for point, reward in pairs if reward is not None and point.weighed == weigh]
-                beside = self.partner.measurements(heard)
-                indices, values, noise = (np.concatenate(b) for b in zip((indices, values, noise), beside, strict=True))
-            process = process.condition(indices, values, noise, weigh=weigh)
+        pairs = list(zip(told, rewards, strict=True))
+        whole = [pair for pair in pairs if pair[0].whole]
+        broken = [pair for pair in pairs if not pair[0].whole]
+        if whole:
+            process = process.condition(*self._measurements(whole))
+        if broken:
+            survivors = [(point.survivors, reward) for point, reward in broken]
+            process = process.assume(*self._measurements(broken), measured=self._measurements(survivors))
         return process
+
+    def _measurements(self, told: Sequence[tuple[ToldMean | None, ToldMean | None]]) -> Measurements:
+        """Statistics, and with a partner the rewards beside them, as a process is told them."""
+        points = [point for point, _ in told if point is not None]
+        indices = np.array([point.index for point in points], dtype=np.int64)
+        values = np.array([point.value for point in points])
+        factors = np.array([point.noise_factor for point in points])
+        extra = np.array([point.extra_variance for point in points])
+        noise = self.scale * self.floor[indices] * factors + extra
+        if self.partner is None:
+            return indices, values, noise
+        beside = self.partner.measurements([reward for _, reward in told if reward is not None])
+        indices, values, noise = (np.concatenate(both) for both in zip((indices, values, noise), beside, strict=True))
+        return indices, values, noise
 
 
 def variance_bound(squares: float, degrees: int, miss: float) -> float:

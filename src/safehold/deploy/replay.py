@@ -16,7 +16,7 @@ from safehold.deploy.betting import Capital
 from safehold.deploy.certificates.rule import Evidence, Standing, Verdict, compose
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.stages import Stage
-from safehold.deploy.watch import LADDER, Watch, score
+from safehold.deploy.watch import LADDER, Watch, reward_score, score
 from safehold.ledger.events import (
     Abandoned,
     Advanced,
@@ -461,7 +461,7 @@ class State:
             rounds=self.rounds + 1,
             tallies=tallies if own else self.tallies,
             outside=self.outside if own else tallies,
-            watch=self._watched(index, measurement, points, costs, own=own),
+            watch=self._watched(index, measurement, points, mean_reward, costs, own=own),
         )
         return after._judged()
 
@@ -470,21 +470,27 @@ class State:
         index: int,
         measurement: Measurement,
         points: Mapping[str, ToldMean],
+        mean_reward: ToldMean | None,
         costs: Mapping[str, Belief],
         *,
         own: bool,
     ) -> Watch:
         """The monitors after one more measurement.
 
-        A failed one has no score: nobody knows what it would have cost; the cost monitor takes it for the cap. Outside
-        episodes say whether the model foretells; of the limits only where they are of a target that was, or may be
-        handed out whatever the model says.
+        What survivors of failed episodes cost and earned is foretold like any other; nobody knows what a failed episode
+        would have cost, and the cost monitor takes it for the cap. Outside episodes say whether the model foretells; of
+        the limits only where they are of a target that was, or may be handed out whatever the model says.
         """
         watch = self.watch
         if self.level in ("normal", "paid_only"):
-            measured = {name: point for name, point in points.items() if point.weighed and name in watch.innovations}
+            measured = {name: points[name].measured for name in watch.innovations}
             watch = watch.foretold(
-                {name: score(self.costs[name], costs[name], point) for name, point in measured.items()}
+                {name: score(self.costs[name], costs[name], p) for name, p in measured.items() if p is not None},
+                {
+                    name: reward_score(self.costs[name], costs[name], mean_reward)
+                    for name in watch.rewards
+                    if mean_reward is not None
+                },
             )
         handed_out = own or self.declaration.seeds[index] or any(a.index == index for a in self.asked.values())
         return watch.ran(index, measurement) if handed_out else watch
@@ -577,24 +583,27 @@ class State:
 
 def _watch(declaration: Declaration, limits: tuple[Limit, ...]) -> Watch:
     """The declared monitors, nothing seen."""
-    return Watch.start(declaration.monitors, limits, declaration.caps)
+    return Watch.start(declaration.monitors, limits, declaration.caps, declaration.prior.coupled)
 
 
 def told_statistic(limit: Limit, index: int, measurement: Measurement, top: float) -> ToldMean:
     """The limited statistic of one trial's episodes, conservatively where episodes failed.
 
     A failed episode had some cost in [0, top]; its share of the statistic is told as top, with a standard deviation of
-    half of it. Where too few whole episodes are left to see a spread that the limit needs, all counts as failed.
+    half of it, beside what the survivors say. Where too few of them are left to see a spread that the limit needs, all
+    counts as failed.
     """
     failed, costs = measurement.failed, measurement.costs[limit.name]
     clean = costs[~failed]
     n = len(costs)
     if not failed.any():
         return ToldMean(index, limit.statistic(clean), n, limit.noise_factor(n), 0.0)
-    enough = len(clean) >= (SPREAD_EPISODES if limit.approximate else 1)
-    share = float(np.mean(failed)) if enough else 1.0
-    value = share * top + ((1.0 - share) * limit.statistic(clean) if enough else 0.0)
-    return ToldMean(index, value, n, limit.noise_factor(n), (share * top / 2.0) ** 2)
+    if len(clean) < (SPREAD_EPISODES if limit.approximate else 1):
+        return ToldMean(index, top, n, limit.noise_factor(n), (top / 2.0) ** 2)
+    survivors = ToldMean(index, limit.statistic(clean), len(clean), limit.noise_factor(len(clean)), 0.0)
+    share = float(np.mean(failed))
+    value = share * top + (1.0 - share) * survivors.value
+    return ToldMean(index, value, n, limit.noise_factor(n), (share * top / 2.0) ** 2, survivors)
 
 
 def replay(declaration: Declaration, events: Iterable[Event]) -> State:

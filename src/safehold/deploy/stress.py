@@ -35,7 +35,8 @@ class Fault:
     declared. `kind`: correlation function along every dial axis of the truth. `law`: of an episode's costs around
     their expectation; "heavy tails" is Student's t with 3 degrees, of the same standard deviation, "catastrophes" are
     one episode in a hundred that costs ten limits more. `drift`: by how much every expected cost rises after half of
-    the asks, in limits. `correlation`: of cost and reward in the truth, as a multiple of a declared one. `seeds`:
+    the asks, in limits. `correlation`: of cost and reward in the truth, as a multiple of a declared one. `reward`: by
+    how many declared dial errors every expected reward is off, to the side that makes costs look lower. `seeds`:
     whether the seed targets are safe.
     """
 
@@ -47,6 +48,7 @@ class Fault:
     law: Law = "normal"
     drift: float = 0.0
     correlation: float = 1.0
+    reward: float = 0.0
     seeds: SeedTruth = "safe"
 
     def __post_init__(self) -> None:
@@ -69,13 +71,16 @@ FAULTS = (
 )
 """What `safehold deploy stress` tries, one fault at a time."""
 
-UNRELATED = Fault(name="the reward says nothing of costs", correlation=0.0)
+COUPLED_FAULTS = (
+    Fault(name="the reward says nothing of costs", correlation=0.0),
+    *(Fault(name=f"rewards off by {reward:g} dial errors", reward=reward) for reward in (1.0, 3.0, 10.0)),
+)
 """Besides, where a correlation is declared."""
 
 
 def faults_of(declaration: Declaration) -> tuple[Fault, ...]:
     """What can be wrong with a declaration."""
-    return FAULTS if declaration.prior.coupled is None else (*FAULTS, UNRELATED)
+    return FAULTS if declaration.prior.coupled is None else (*FAULTS, *COUPLED_FAULTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +149,12 @@ def stress(
 
 
 def faulty(prior: Prior, fault: Fault) -> Prior:
-    """The prior that worlds are drawn from instead of the declared one; the reward is as declared."""
-    return replace(prior, costs={name: _faulty(output, fault) for name, output in prior.costs.items()})
+    """The prior that worlds are drawn from instead of the declared one."""
+    reward = prior.reward
+    if fault.reward != 0.0 and prior.coupled is not None:
+        lower = -1.0 if max(prior.costs[prior.coupled].correlation) > 0.0 else 1.0
+        reward = replace(reward, mean=reward.mean + lower * fault.reward * reward.dial_sd)
+    return replace(prior, reward=reward, costs={name: _faulty(output, fault) for name, output in prior.costs.items()})
 
 
 def _faulty(output: OutputPrior, fault: Fault) -> OutputPrior:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,6 +11,9 @@ from scipy.special import ndtr
 from safehold.core.errors import ModelError, UsageError
 from safehold.gp.grid import GridProcess, stacked
 from safehold.gp.process import Process
+
+Measurements: TypeAlias = tuple[Int[np.ndarray, "n"], Float[np.ndarray, "n"], Float[np.ndarray, "n"]]
+"""Candidates, what was measured there, and its noise variances."""
 
 
 @runtime_checkable
@@ -115,8 +118,8 @@ class Mixture:
     members: tuple[Process, ...]
     log_prior: tuple[float, ...]
     _told: Told = field(default=OneByOne(()), repr=False, compare=False)
-    _weighed: Told = field(default=OneByOne(()), repr=False, compare=False)
-    """Told only of what counts for the weights; `_told` itself until something is told that does not count."""
+    _measured: Told = field(default=OneByOne(()), repr=False, compare=False)
+    """Told only of what was really measured, on which weights rest; `_told` itself until something is assumed."""
 
     def __post_init__(self) -> None:
         if self._told.processes:
@@ -135,11 +138,11 @@ class Mixture:
             )
         told = together(self.members)
         object.__setattr__(self, "_told", told)
-        object.__setattr__(self, "_weighed", told)
+        object.__setattr__(self, "_measured", told)
 
     @staticmethod
     def of(told: Told, log_prior: tuple[float, ...]) -> "Mixture":
-        """The mixture of processes that are told in one go already; nothing of what they know stays out of the weights.
+        """The mixture of processes that are told in one go already; all that they know was measured.
 
         What it shows is what `told` shows, which may be less than its members know (`safehold.gp.coupled`).
         """
@@ -147,7 +150,7 @@ class Mixture:
 
     @property
     def n_told(self) -> int:
-        """Number of measurements told, hallucinated ones and those outside the weights among them."""
+        """Number of measurements told, assumed and hallucinated ones among them."""
         return self.members[0].n_told
 
     def condition(
@@ -155,15 +158,31 @@ class Mixture:
         indices: Int[np.ndarray, "b"],
         values: Float[np.ndarray, "b"],
         noise_variance: Float[np.ndarray, "b"],
-        weigh: bool = True,
     ) -> "Mixture":
-        """The mixture after b more measurements, each with its own noise variance.
+        """The mixture after b more measurements, each with its own noise variance."""
+        told = self._told.condition(indices, self._for_all(values), noise_variance)
+        alone = self._measured is self._told
+        measured = told if alone else self._measured.condition(indices, self._for_all(values), noise_variance)
+        return Mixture(told.processes, self.log_prior, told, measured)
 
-        With `weigh` = False they move the members but never the weights, which then rest on all else that was told,
-        as if these measurements were not there. For values that are bounds rather than measurements, such as the
-        assumed cost of a failed episode: no model should win because it foretold an assumption.
+    def assume(
+        self,
+        indices: Int[np.ndarray, "b"],
+        values: Float[np.ndarray, "b"],
+        noise_variance: Float[np.ndarray, "b"],
+        measured: Measurements | None = None,
+    ) -> "Mixture":
+        """The mixture after b values that are bounds rather than measurements; of them, `measured` really was.
+
+        The members are told the former. The weights, and `Mixture.measured`, rest on the latter instead: no model
+        should win because it foretold an assumption.
         """
-        return self._with(indices, np.broadcast_to(values, (len(self.members), len(values))), noise_variance, weigh)
+        told = self._told.condition(indices, self._for_all(values), noise_variance)
+        rest = self._measured
+        if measured is not None and len(measured[0]):
+            places, really, noise = measured
+            rest = rest.condition(places, self._for_all(really), noise)
+        return Mixture(told.processes, self.log_prior, told, rest)
 
     def hallucinate(self, indices: Int[np.ndarray, "b"], noise_variance: Float[np.ndarray, "b"]) -> "Mixture":
         """The mixture as if pending measurements came out exactly as each member foretells.
@@ -171,14 +190,15 @@ class Mixture:
         Means and weights stay, variances shrink   [Desautels, Krause & Burdick 2014, GP-BUCB]. For choosing the next
         target only: a certificate rests on what was told, never on this.
         """
-        return self._with(indices, self._told.means[:, indices], noise_variance, weigh=False)
+        told = self._told.condition(indices, self._told.means[:, indices], noise_variance)
+        return Mixture(told.processes, self.log_prior, told, self._measured)
 
     @cached_property
     def measured(self) -> "Mixture":
-        """The mixture as if only what counts for the weights had been told: nothing assumed, nothing hallucinated."""
-        if self._weighed is self._told:
+        """The mixture told of what was really measured and of nothing else: nothing assumed, nothing hallucinated."""
+        if self._measured is self._told:
             return self
-        return Mixture.of(self._weighed, self.log_prior)
+        return Mixture.of(self._measured, self.log_prior)
 
     @cached_property
     def weights(self) -> Float[np.ndarray, "j"]:
@@ -187,7 +207,7 @@ class Mixture:
         Raises:
             ModelError: if a member cannot say how likely what was told is, or none finds it possible.
         """
-        logarithms = np.array(self.log_prior) + self._weighed.log_evidences
+        logarithms = np.array(self.log_prior) + self._measured.log_evidences
         most = np.max(logarithms)
         if not np.isfinite(most):
             raise ModelError(
@@ -257,20 +277,9 @@ class Mixture:
         apart = self.means - self.mean
         return self.weights @ self._told.columns(index) + (self.weights * apart[:, index]) @ apart
 
-    def _with(
-        self,
-        indices: Int[np.ndarray, "b"],
-        values: Float[np.ndarray, "j b"],
-        noise_variance: Float[np.ndarray, "b"],
-        weigh: bool,
-    ) -> "Mixture":
-        """More told to the members and, if it counts, to the copy that the weights rest on."""
-        told = self._told.condition(indices, values, noise_variance)
-        weighed = self._weighed
-        if weigh:
-            alone = self._weighed is self._told
-            weighed = told if alone else self._weighed.condition(indices, values, noise_variance)
-        return Mixture(told.processes, self.log_prior, told, weighed)
+    def _for_all(self, values: Float[np.ndarray, "b"]) -> Float[np.ndarray, "j b"]:
+        """The same values for every member."""
+        return np.broadcast_to(values, (len(self.members), len(values)))
 
 
 def together(members: tuple[Process, ...]) -> Told:

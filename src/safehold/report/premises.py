@@ -33,7 +33,7 @@ def _contradicted_by(*monitors: str) -> Callable[[State], Standing]:
     return standing
 
 
-_prior = _contradicted_by("paper", "innovations")
+_prior = _contradicted_by("paper", "innovations", "rewards")
 
 
 def _independence(state: State) -> Standing:

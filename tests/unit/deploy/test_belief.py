@@ -7,8 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
+from safehold.core.constraint import Limit
+from safehold.core.measurement import Measurement
 from safehold.core.target import TargetSpace
 from safehold.deploy.belief import NOISE_STEP, Belief, ToldMean, rounded_up, variance_bound
+from safehold.deploy.prior import Prior
+from safehold.deploy.replay import told_statistic
 from safehold.gp.kernels import Matern52, SquaredExponential
 from safehold.gp.mixture import Mixture
 from safehold.gp.process import process_for
@@ -16,6 +20,7 @@ from safehold.gp.process import process_for
 SPACE = TargetSpace({"z": tuple(np.linspace(0, 10, 21))})
 MEAN = np.full(21, 10.0)
 PRIOR = Mixture((process_for(Matern52(5.0, (3.0,)), SPACE, MEAN),), (0.0,))
+LIMIT = Limit("cost", 10.0)
 MISS = 0.2  # the first bound is wrong with probability 0.1
 
 
@@ -182,3 +187,37 @@ def test_a_failed_episode_at_one_target_certifies_nothing_at_another():
         lower += int(np.sum(assumed.process.risk(20.0) < 0.5 * belief.process.risk(20.0)))
         assert np.all(assumed.risk(20.0) >= belief.process.risk(20.0))
     assert lower > 0  # the belief with the assumption alone would have
+
+
+@pytest.mark.parametrize("correlation", [None, 0.9])
+def test_by_what_was_measured_survivors_are_as_many_fresh_episodes(correlation):
+    """The conditional law given all that is known, if failing says nothing of costs: Theorem 1 charges at least it."""
+    space = TargetSpace({"reward": tuple(np.linspace(0, 100, 7)), "cost": tuple(np.linspace(0, 10, 7))})
+    coupled = {} if correlation is None else {"correlation": {"cost": [0.0, correlation]}}
+    prior = Prior.asked(
+        space,
+        [LIMIT],
+        np.ones(49, np.bool_),
+        reward_dial_error=20.0,
+        reward_episode_sd=5.0,
+        noise_known=True,
+        **coupled,
+    )
+    rng = np.random.default_rng(3)
+    cautious = exact = prior.belief("cost", None)
+    for index in (0, 1, 8, 24, 31, 38, 40):
+        reward, costs = float(rng.normal(50.0, 30.0)), rng.uniform(0.0, 20.0, 20)
+        n = 20 if index < 20 else int(rng.integers(1, 20))
+        failed = np.arange(20) >= n
+        told = told_statistic(LIMIT, index, Measurement(rewards=costs, costs={"cost": costs}, failed=failed), 50.0)
+        beside = ToldMean(index, reward, n, 1.0 / n, 0.0)
+        cautious = cautious.tell(told, np.zeros(0), beside)
+        exact = exact.tell(ToldMean(index, float(costs[:n].mean()), n, 1.0 / n, 0.0), np.zeros(0), beside)
+    np.testing.assert_allclose(cautious.process.measured.means, exact.process.means, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(cautious.process.weights, exact.process.weights, rtol=1e-9)
+    assert np.all(cautious.risk(10.0) >= exact.risk(10.0) - 1e-12)
+    assert np.any(cautious.process.risk(10.0) < exact.risk(10.0) - 1e-4)  # the assumption alone would not do
+    assert np.any(cautious.process.risk(10.0) > exact.risk(10.0) + 1e-4)
+    np.testing.assert_allclose(
+        cautious.risk(10.0), np.maximum(cautious.process.risk(10.0), exact.process.risk(10.0)), atol=1e-12
+    )

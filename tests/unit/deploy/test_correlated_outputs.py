@@ -1,6 +1,7 @@
 """A cost that is believed to go with the reward: what it is told, what it promises, what is refused."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -10,11 +11,11 @@ from deploy_toys import LIMIT, UNWATCHED, answer, declaration, drive, space, two
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import config
-from scipy.stats import multivariate_normal
+from scipy.stats import multivariate_normal, norm
 from test_audit import forge, live, run_of
 
 from safehold.core.constraint import Limit
-from safehold.core.errors import BadPrior, IntegrityError
+from safehold.core.errors import BadPrior, IntegrityError, NoCertifiedTarget
 from safehold.core.intervals import proportion_interval
 from safehold.core.measurement import Measurement
 from safehold.core.target import TargetSpace
@@ -27,8 +28,9 @@ from safehold.deploy.declaration import Declaration, Settings
 from safehold.deploy.optimizer import Deployment, TargetOptimizer
 from safehold.deploy.prior import OfflineTable, OutputPrior, Prior
 from safehold.deploy.simulate import WorldSampler, simulate
-from safehold.deploy.stress import FAULTS, UNRELATED, FaultyWorlds, faults_of
+from safehold.deploy.stress import COUPLED_FAULTS, FAULTS, FaultyWorlds, faults_of
 from safehold.deploy.verify import differences, verify
+from safehold.deploy.watch import Monitors, reward_score
 from safehold.gp.kernels import Factor, Matern52, Product
 from safehold.ledger.events import Told
 
@@ -91,8 +93,10 @@ def told_by(belief, rng, n, reward_scale=1.0):
     return belief, costs, rewards
 
 
-def dense(prior, costs, rewards, reward_scale, cost_scale=1.0):
+def dense(prior, costs, rewards, reward_scale, cost_scale=1.0, of=slice(0, M)):
     """Of every member: posterior mean and variance of the cost, and the density of all that was told.
+
+    Of the reward instead, with `of` the second half of the pair.
 
     The pair of cost and reward, each in its own units: a covariance of 2 m x 2 m numbers and its inverse.
     """
@@ -108,10 +112,10 @@ def dense(prior, costs, rewards, reward_scale, cost_scale=1.0):
         mixing = np.array([[1.0, rho * ratio], [rho * ratio, ratio**2]])
         pair = np.kron(mixing, kernel(SPACE.points, SPACE.points))
         among = pair[np.ix_(index, index)] + np.diag(noise)
-        gain = pair[:M, index] @ np.linalg.inv(among)
-        variance = np.diag(pair[:M, :M]) - np.sum(gain * pair[:M, index], axis=1)
+        gain = pair[of, index] @ np.linalg.inv(among)
+        variance = np.diag(pair)[of] - np.sum(gain * pair[of, index], axis=1)
         density = multivariate_normal(means[index], among).logpdf(values)
-        found.append((cost.mean + gain @ (values - means[index]), variance, density))
+        found.append((means[of] + gain @ (values - means[index]), variance, density))
     return found
 
 
@@ -186,21 +190,21 @@ def test_of_several_correlations_each_is_believed_beside_every_kernel():
     assert "with a correlation of 0 or 0.9 (" in both.explain()
 
 
-def test_rewards_of_a_trial_with_a_failed_episode_are_on_the_side_of_what_is_assumed():
-    """One belief holds the assumed cost and the survivors' rewards, the other neither; the more cautious decides."""
+def test_survivors_tell_their_rewards_to_both_beliefs():
     declared = prior(0.9, noise_known=True)
     clean = declared.belief("cost", None).tell(
         ToldMean(2, 12.0, 10, 0.1, 0.0), np.zeros(0), ToldMean(2, 40.0, 10, 0.1, 0.0)
     )
-    broken = clean.tell(ToldMean(6, 80.0, 10, 0.1, 900.0), np.zeros(0), ToldMean(6, 30.0, 5, 0.2, 0.0))
-    np.testing.assert_allclose(broken.process.measured.means, clean.process.means, rtol=1e-12)
-    np.testing.assert_allclose(broken.process.weights, clean.process.weights, rtol=1e-12)
-    assert broken.process.n_told == 4
-    expected = np.maximum(broken.process.risk(20.0), clean.process.risk(20.0))
+    reward, survivors = ToldMean(6, 30.0, 5, 0.2, 0.0), ToldMean(6, 8.0, 5, 0.2, 0.0)
+    broken = clean.tell(ToldMean(6, 80.0, 10, 0.1, 900.0, survivors), np.zeros(0), reward)
+    fewer = clean.tell(survivors, np.zeros(0), reward)
+    np.testing.assert_allclose(broken.process.measured.means, fewer.process.means, rtol=1e-12)
+    np.testing.assert_allclose(broken.process.weights, fewer.process.weights, rtol=1e-12)
+    assert broken.process.n_told == fewer.process.n_told == 4
+    expected = np.maximum(broken.process.risk(20.0), fewer.process.risk(20.0))
     np.testing.assert_allclose(broken.risk(20.0), expected, rtol=1e-12)
-    np.testing.assert_allclose(
-        broken.upper(2.0), np.maximum(broken.process.upper(2.0), clean.process.upper(2.0)), rtol=1e-12
-    )
+    upper = np.maximum(broken.process.upper(2.0), fewer.process.upper(2.0))
+    np.testing.assert_allclose(broken.upper(2.0), upper, rtol=1e-12)
 
 
 def test_a_trial_without_any_reward_tells_its_cost_alone():
@@ -210,13 +214,70 @@ def test_a_trial_without_any_reward_tells_its_cost_alone():
     failed = np.array([False, False, True])
     tuner.tell(trial.id, Measurement(rewards=np.array([50.0, 52.0, np.nan]), costs=costs, failed=failed))
     assert tuner.state.costs["cost"].process.n_told == 2
-    assert tuner.state.costs["cost"].process.measured.n_told == 0
+    assert tuner.state.costs["cost"].process.measured.n_told == 2
     all_failed = Measurement(
         rewards=np.full(2, np.nan), costs={"cost": np.full(2, np.nan)}, failed=np.ones(2, np.bool_)
     )
     tuner.observe(trial.target, all_failed, source="elsewhere")
     assert tuner.state.costs["cost"].process.n_told == 3
     assert tuner.state.costs["cost"].partner.told[1] is None
+
+
+@given(seed=st.integers(0, 10_000), rho=st.sampled_from([0.9, -0.7]))
+@settings(max_examples=10, deadline=None)
+def test_a_reward_is_foretold_by_the_declared_pair(seed, rho):
+    """Its score is that under the dense posterior predictive of the reward, told costs and rewards before it."""
+    rng = np.random.default_rng(seed)
+    declared = prior(rho, noise_known=True)
+    belief, costs, rewards = told_by(declared.belief("cost", None), rng, 5)
+    after, _, _ = told_by(belief, rng, 1)
+    reward = ToldMean(7, float(rng.normal(60.0, 40.0)), 4, 0.25, 0.0)
+    weights, below = [], []
+    for weight, (mean, variance, density) in zip(
+        declared.costs["cost"].weights, dense(declared, costs, rewards, 1.0, of=slice(M, 2 * M)), strict=True
+    ):
+        spread = np.sqrt(variance[7] + declared.reward.episode_variance[7] / 4)
+        weights.append(np.log(weight) + density)
+        below.append(norm.cdf(reward.value, mean[7], spread))
+    shares = np.exp(np.array(weights) - max(weights))
+    expected = np.sign(declared.belief("cost", None).partner.gain) * norm.ppf(shares @ below / shares.sum())
+    assert reward_score(belief, after, reward) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_rewards_that_the_pair_does_not_foretell_raise_an_alarm_and_foretold_ones_do_not(quick):
+    declared = dial(0.9)
+    off = next(fault for fault in COUPLED_FAULTS if fault.reward == 10.0)
+    alarms = []
+    for worlds in (WorldSampler(declared), FaultyWorlds(declared, off)):
+        found = []
+        for number in range(12):
+            rng = np.random.default_rng(number)
+            drawn = worlds.draw(rng)
+            world = drawn[0] if isinstance(drawn, tuple) else drawn
+            tuner = TargetOptimizer(declared)
+            with suppress(NoCertifiedTarget):  # a seed target measured over the limit by its noise
+                while tuner.state.alarm is None and tuner.state.n_told < 4:
+                    trial = tuner.ask()
+                    index = tuner.state.asked[trial.id].index
+                    tuner.tell(trial.id, world.measure(index, 20, declared.caps, rng))
+            found.append(tuner.state.alarm)
+        alarms.append(found)
+    honest, faulty = alarms
+    assert sum(alarm is not None for alarm in honest) <= 1
+    assert [alarm.monitor for alarm in faulty if alarm is not None] == ["rewards"] * 12
+    assert "the reward that 'cost' goes with" in faulty[0].reason
+
+
+def test_an_uncoupled_run_watches_no_reward():
+    assert {
+        reading.monitor for reading in TargetOptimizer(ledger(None, monitors=Monitors())).state.watch.readings()
+    } == {
+        "innovations",
+        "costs",
+    }
+    watch = TargetOptimizer(ledger(0.8, monitors=Monitors())).state.watch
+    needed = {reading.monitor: reading.needed for reading in watch.readings()}
+    assert needed["innovations"] == needed["rewards"] == pytest.approx(200.0)  # half of the declared rate each
 
 
 def test_outside_episodes_tell_their_rewards_too():
@@ -509,9 +570,9 @@ def test_where_it_is_true_runs_keep_delta_and_certify_more_than_without(quick):
 
 def test_stress_tries_a_reward_that_says_nothing(quick):
     assert faults_of(dial(None)) == FAULTS
-    assert faults_of(dial(0.9))[-1] == UNRELATED
+    assert faults_of(dial(0.9)) == (*FAULTS, *COUPLED_FAULTS)
     declared = dial(0.9)
-    worlds, rng = FaultyWorlds(declared, UNRELATED), np.random.default_rng(1)
+    worlds, rng = FaultyWorlds(declared, COUPLED_FAULTS[0]), np.random.default_rng(1)
     drawn = [worlds.draw(rng)[0] for _ in range(200)]
     costs = np.array([world.costs["cost"][24] for world in drawn])
     rewards = np.array([world.reward[24] for world in drawn])

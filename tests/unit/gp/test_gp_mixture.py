@@ -142,16 +142,28 @@ def test_hallucinating_shrinks_variances_and_leaves_means_and_weights(kernels):
 
 
 @BOTH
-def test_what_is_told_without_weighing_moves_members_and_never_weights(kernels):
+def test_what_is_assumed_moves_members_and_never_weights(kernels):
     """Not even by way of what is told later: the weights are those of a mixture that never heard of it."""
     start = mixture(kernels)
-    mixed = start.condition(*one(3, 8.0), weigh=False).condition(*told()).condition(*one(20, -8.0), weigh=False)
+    mixed = start.assume(*one(3, 8.0)).condition(*told()).assume(*one(20, -8.0))
     without = start.condition(*told())
+    np.testing.assert_array_equal(mixed.measured.means, without.means)
     np.testing.assert_array_equal(mixed.weights, without.weights)
     everything = start.condition(*one(3, 8.0)).condition(*told()).condition(*one(20, -8.0))
     np.testing.assert_allclose(mixed.means, everything.means, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(mixed.sds, everything.sds, rtol=1e-9, atol=1e-12)
     assert not np.allclose(everything.weights, without.weights)
+
+
+@BOTH
+def test_what_was_measured_of_an_assumption_counts_for_the_weights_in_its_place(kernels):
+    start = mixture(kernels)
+    mixed = start.condition(*told()).assume(*one(3, 8.0), measured=one(3, 1.0)).condition(*one(7, 2.0))
+    measured = start.condition(*told()).condition(*one(3, 1.0)).condition(*one(7, 2.0))
+    np.testing.assert_array_equal(mixed.weights, measured.weights)
+    np.testing.assert_array_equal(mixed.measured.sds, measured.sds)
+    believed = start.condition(*told()).condition(*one(3, 8.0)).condition(*one(7, 2.0))
+    np.testing.assert_array_equal(mixed.means, believed.means)
 
 
 @BOTH
@@ -164,7 +176,8 @@ def test_order_of_measurements_does_not_matter(kernels, seed):
     for order in (np.arange(12), np.random.default_rng(seed + 1).permutation(12)):
         belief = mixture(kernels)
         for t in order:
-            belief = belief.condition(indices[[t]], values[[t]], noise[[t]], weigh=bool(counts[t]))
+            tell = belief.condition if counts[t] else belief.assume
+            belief = tell(indices[[t]], values[[t]], noise[[t]])
         results.append(belief)
     a, b = results
     np.testing.assert_allclose(a.weights, b.weights, rtol=1e-9)

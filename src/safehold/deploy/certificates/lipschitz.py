@@ -90,7 +90,7 @@ class LipschitzStanding:
             known, error = len(told), self.rule.noise_bound[name]
             upper, lower = upper.copy(), self.below[name].copy()
             for point in told[self.known :]:
-                if point.weighed and point.episodes >= self.terms.episodes_per_ask:
+                if point.whole and point.episodes >= self.terms.episodes_per_ask:
                     upper[point.index] = min(upper[point.index], point.value + error)
                     lower[point.index] = max(lower[point.index], point.value - error)
             above[name], below[name] = upper, lower

@@ -22,7 +22,11 @@ from safehold.report.figures.palette import (
 )
 from safehold.report.plain_text import inert
 
-TITLES = {"innovations": "Does the model foretell what is measured?", "costs": "Do deployed targets keep the limits?"}
+TITLES = {
+    "innovations": "Does the model foretell what is measured?",
+    "rewards": "Does it foretell the reward that a cost goes with?",
+    "costs": "Do deployed targets keep the limits?",
+}
 _STYLES = ((OURS, "-"), (SEED, "--"), (REWARD, "-."), (INK, ":"))
 _LOWEST = 1e-3  # evidence for the declaration is drawn down to here, evidence against it up to 100 alarms
 
