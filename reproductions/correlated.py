@@ -23,8 +23,7 @@ Written down before the runs that are reported, after trial runs of ten a cell:
 * Gained: by how much the recommended targets beat the best seed targets in reward, as a share of what there was to
   gain. Certified: candidates with a risk of at most 2.3 % for what was told by the end, a run. Both for all runs.
 * Run i of a truth is the same world for all beliefs: it depends on (seed 20261122, the model, the truth, i) alone, its
-  episodes besides on what is asked. 600 runs a cell with the known model, half as many with the default;
-  with the default the truths 0.9 and 0 alone, the three others having been cut for want of time before they were run.
+  episodes besides on what is asked. 600 runs a cell with the known model, half as many with the default.
 * Finished cells are appended to a file, and a second call goes on where the first stopped.
 """
 
@@ -69,7 +68,6 @@ TRUTHS: Mapping[str, tuple[float, float]] = {
     "0.9, reward off by twice the declared": (0.9, 2.0),
 }
 """The true correlation, and the true dial error of the reward over the declared one."""
-DEFAULT_TRUTHS = ("0.9, as believed", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +187,6 @@ def main() -> None:
     done = [json.loads(line) for line in arguments.cells.read_text().splitlines()] if arguments.cells.exists() else []
     rows = []
     for model, truth, believed in product([arguments.model] if arguments.model else MODELS, TRUTHS, BELIEVED):
-        if model == "default" and truth not in DEFAULT_TRUTHS:
-            continue
         runs = arguments.runs if model == "known" else arguments.runs // 2
         key = (model, list(believed), truth, runs)
         row = next((r for r in done if (r["model"], r["believed"], r["truth"], r["runs"]) == key), None)
