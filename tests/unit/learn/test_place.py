@@ -65,11 +65,29 @@ def test_two_processes_of_torchrun_train_the_weights_of_one(logged, tmp_path):
 
 def test_every_window_is_in_one_share_and_the_weights_of_the_shares_add_up_to_one(logged):
     batch = windows(logged(10), TINY.model_copy(update={"batch_size": 7}), 4).sample(np.random.default_rng(0))
-    shares = [Place(rank=rank, count=3).share(batch) for rank in range(3)]
+    shares = [part for rank in range(3) for part in Place(rank=rank, count=3).parts(batch)]
     np.testing.assert_array_equal(np.concatenate([mine.observations for mine, _ in shares]), batch.observations)
     assert sum(weight for _, weight in shares) == pytest.approx(1.0)
     with pytest.raises(UsageError, match="a batch of 7 windows cannot be shared by 8 processes"):
-        Place(rank=0, count=8).share(batch)
+        list(Place(rank=0, count=8).parts(batch))
+
+
+@pytest.mark.parametrize("head", ["deterministic", "gaussian"])
+def test_an_update_in_parts_is_the_update_of_the_whole_batch(logged, monkeypatch, head):
+    """Without dropout, in float32: gradients of parts, weighed by their valid steps, add up."""
+    config = TINY.model_copy(update={"batch_size": 23, "dropout": 0.0, "head": head, "cost_loss_weight": 0.3})
+    log = logged(10)
+    found = []
+    for size in (64, 5):
+        monkeypatch.setattr("safehold.learn.place.PART", size)
+        learner, rng = learner_of(log, config), np.random.default_rng(0)
+        metrics = [learner.update(windows(log, config, 4).sample(rng)) for _ in range(3)]
+        found.append((learner.state().tensors, metrics))
+    (whole, said), (parts, same) = found
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, parts[name], atol=1e-5, rtol=1e-4, msg=name)
+    for one, other in zip(said, same, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
 
 
 def test_processes_with_the_same_generator_draw_other_numbers_and_keep_the_same_generator():

@@ -21,7 +21,6 @@ from safehold.learn.offline.cdt_network import (
     CDTConfig,
     CDTNetwork,
     Inputs,
-    Predictions,
 )
 from safehold.learn.offline.cdt_policy import KIND, CDTPolicyFamily
 from safehold.learn.offline.dial import DialLearner
@@ -53,10 +52,10 @@ PRESETS: Mapping[str, CDTConfig] = {
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """The parts of one update's loss, each a mean over valid steps."""
+    """The loss that is minimised and parts of it, each a mean over valid steps."""
 
+    total: Float[Tensor, ""]
     action: Float[Tensor, ""]
-    temperature: Float[Tensor, ""]
     cost: Float[Tensor, ""]
     observation: Float[Tensor, ""]
     entropy: Float[Tensor, ""]
@@ -89,34 +88,33 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
         mean square error of the mean action in units of half the action range, or the share of discrete actions that
         are not the likeliest.
         """
-        config, place = self._config, self._place
-        batch, share = place.share(batch)
-        mask, inputs = place.tensor(batch.mask), self._inputs(batch)
-        lower = torch.autocast(place.device, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
-        with self._generator.drawing(place.stream), lower:
-            predicted = self._network(inputs)
-        losses = self._losses(predicted, inputs, batch, mask)
-        loss = losses.action + losses.temperature
-        loss = loss + config.cost_loss_weight * losses.cost + config.observation_loss_weight * losses.observation
-        # means over this process's steps; weighed by its share of them, their sum is the mean over all
-        means = share * torch.stack([loss, losses.action, losses.cost, losses.observation, losses.entropy]).detach()
+        place = self._place
+        self._optimiser.zero_grad()
+        means, answers, wanted = torch.zeros(5, device=place.device), [], []
+        for part, share in place.parts(batch):
+            losses, answer, action = self._losses(part)
+            # means over this part's steps; weighed by its share of them, their sum is the mean over all
+            torch.autograd.backward(share * losses.total)
+            means += (
+                share
+                * torch.stack([losses.total, losses.action, losses.cost, losses.observation, losses.entropy]).detach()
+            )
+            answers.append(answer)
+            wanted.append(action)
         place.add_up([means])
         if not torch.isfinite(means[0]):
             raise ModelError(
                 f"update {self._updates + 1}: the loss of the constrained decision transformer is {means[0].item()}; "
                 "lower the learning rate, or look for outliers in the data"
             )
-        self._optimiser.zero_grad()
-        torch.autograd.backward(share * loss)
         place.add_up(parameter.grad for parameter in self._network.parameters())
         network_group, temperature_group = self._optimiser.param_groups
         network_group["lr"] = self._learning_rate()
-        temperature_group["lr"] = config.temperature_learning_rate
-        nn.utils.clip_grad_norm_(network_group["params"], config.gradient_clip)
+        temperature_group["lr"] = self._config.temperature_learning_rate
+        nn.utils.clip_grad_norm_(network_group["params"], self._config.gradient_clip)
         self._optimiser.step()
         self._updates += 1
-        # of this process's steps alone
-        error = self._code.error(predicted.action_mean.detach()[mask], inputs.actions[mask])
+        error = self._code.error(torch.cat(answers), torch.cat(wanted))  # of this process's steps alone
         _, action, cost, observation, entropy = means.tolist()
         return {
             "action_loss": action,
@@ -148,27 +146,33 @@ class CDTLearner(DialLearner[CDTConfig, CDTNetwork]):
             to_tensor(batch.steps),
         )
 
-    def _losses(
-        self, predicted: Predictions, inputs: Inputs, batch: SequenceBatch, mask: Bool[Tensor, "B K"]
-    ) -> Losses:
+    def _losses(self, batch: SequenceBatch) -> tuple[Losses, Float[Tensor, "n a"], Float[Tensor, "n a"]]:
+        """The losses of some windows; and of every valid step the mean action, and the one that was logged."""
         config, scales, zero = self._config, self._scales, torch.zeros((), device=self._place.device)
         to_tensor = self._place.tensor
-        gaussian = DiagonalGaussian(predicted.action_mean[mask], predicted.action_log_sd[mask])
+        mask, inputs = to_tensor(batch.mask), self._inputs(batch)
+        lower = torch.autocast(self._place.device, dtype=torch.bfloat16, enabled=config.precision == "bfloat16")
+        with self._generator.drawing(self._place.stream), lower:
+            predicted = self._network(inputs)
+        answer, wanted = predicted.action_mean[mask], inputs.actions[mask]
         action, temperature, entropy = action_losses(
-            gaussian, inputs.actions[mask], self._network.log_temperature, per_entry=config.entropy == "entry"
+            DiagonalGaussian(answer, predicted.action_log_sd[mask]),
+            wanted,
+            self._network.log_temperature,
+            per_entry=config.entropy == "entry",
         )
         if not self._gaussian:
-            code, outputs = self._code, predicted.action_mean[mask]
-            action, temperature = code.loss(outputs, inputs.actions[mask]), zero
+            action, temperature = self._code.loss(answer, wanted), zero
         cost = observation = zero
         if config.cost_loss_weight > 0.0 and config.cost_loss == "indicator":
             cost = cost_cross_entropy(predicted.costs, to_tensor(batch.costs), mask)
         elif config.cost_loss_weight > 0.0:
             cost = squared_error(predicted.costs, to_tensor(batch.costs / scales.largest_costs), mask)
         if config.observation_loss_weight > 0.0:
-            wanted = to_tensor(scales.observations.apply(batch.next_observations))
-            observation = squared_error(predicted.next_observations, wanted, mask)
-        return Losses(action, temperature, cost, observation, entropy)
+            seen = to_tensor(scales.observations.apply(batch.next_observations))
+            observation = squared_error(predicted.next_observations, seen, mask)
+        total = action + temperature + config.cost_loss_weight * cost + config.observation_loss_weight * observation
+        return Losses(total, action, cost, observation, entropy), answer.detach(), wanted
 
 
 def action_losses(
