@@ -18,7 +18,7 @@ from safehold.cli.deploy_runs import (
     place,
     read_costs,
 )
-from safehold.cli.driving import InitArguments, family_for, guard_of, margins_of, opened
+from safehold.cli.driving import InitArguments, family_for, guard_of, margins_of, opened, say_which
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
 from safehold.cli.outputs import free_directory
@@ -44,8 +44,8 @@ class SeedArguments(RunArguments):
     they ran; null is a cost that a failed episode left without a number."""
     source: Name | None = None
     """What names these episodes; each source counts once."""
-    policy: tuple[Path, ...] = ()
-    """Run them instead: directory of the deployed policy, or of all if there are several."""
+    policy: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """Run them instead: directory of the deployed policy, said again for each of several."""
     recovery: Path | None = None
     """Policy that a guard hands over to, if the deployment is guarded; the deployed one at a seed target if not
     said."""
@@ -131,10 +131,10 @@ def init(arguments: InitArguments, output: Output) -> int:
         f"{target_text(declaration.seed_targets[0])}; {len(declaration.space)} candidates, "
         f"{declaration.horizon} asks of {declaration.settings.episodes_per_ask} episodes."
     )
+    say_which(arguments.policy, output)
     if declaration.seed_rule == "verified":
-        output.say(
-            f"Next: safehold deploy seed {out} --policy {' '.join(map(str, arguments.policy))} (or --costs FILE)"
-        )
+        policies = " ".join(f"--policy {policy}" for policy in arguments.policy)
+        output.say(f"Next: safehold deploy seed {out} {policies} (or --costs FILE)")
     else:
         output.say("Next: the same words with `deploy run --resume`, or safehold deploy ask " + str(out))
     return 0

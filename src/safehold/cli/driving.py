@@ -20,7 +20,7 @@ from safehold.core.certificate import Trial
 from safehold.core.errors import DataError, SafetyHold, UsageError
 from safehold.core.intervals import mean_interval
 from safehold.core.measurement import Measurement
-from safehold.core.policy import Alternatives, Policy, PolicyFamily
+from safehold.core.policy import WHICH, Alternatives, Policy, PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.data.layouts import read_any
 from safehold.deploy.declaration import Declaration
@@ -43,9 +43,9 @@ from safehold.workflows.deploy import (
 class InitArguments(Arguments):
     """Arguments of `deploy init`, and what `deploy run` declares."""
 
-    policy: tuple[Path, ...]
-    """Directory of a trained policy with a dial, as `safehold train cdt` leaves it in OUT/policy; of several, the
-    deployment chooses the policy and its target."""
+    policy: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], Field(min_length=1)]
+    """Directory of a trained policy with a dial, as `safehold train cdt` leaves it in OUT/policy; said again for each
+    of several, among which and their targets the deployment chooses."""
     data: Path
     """File of logged episodes that seeds, support and dial are taken from."""
     out: Path
@@ -58,7 +58,7 @@ class InitArguments(Arguments):
     """Guard every episode: hand over once its cost and so much more, what a recovery may still cost, are above the
     limit. Bounds the damage of an episode; no certificate is claimed for it."""
     recovery: Path | None = None
-    """Policy that the guard hands over to; the deployed one at a seed target if not said."""
+    """Policy that the guard hands over to; the deployed one (of several, the first) at a seed target if not said."""
     deploy: Annotated[DeployConfig, tyro.conf.arg(name="")] = DeployConfig()
     oversight: Annotated[Oversight, tyro.conf.arg(name="")] = Oversight()
 
@@ -115,18 +115,28 @@ def run(arguments: DriveArguments, output: Output) -> int:
         now = deployment.status()
     output.result(to_plain(now))
     best = now.recommendation
+    say_which(arguments.policy, output)
     output.say("No target is certified: hold." if best is None else f"Recommended target: {target_text(best.target)}")
     output.say(f"Next: safehold report {out} --data {arguments.data}")
     return SafetyHold.exit_code if best is None else 0
+
+
+def say_which(policies: Sequence[Path], output: Output) -> None:
+    """Which number of the dial's last axis is which policy, if there are several."""
+    for number, policy in enumerate(policies if len(policies) > 1 else ()):
+        output.say(f"Policy {number} is {policy}.")
 
 
 def family_for(policies: Sequence[Path], task: str, declaration: Declaration) -> tuple[PolicyFamily, str]:
     """The policy with a dial, or several to choose among, for this environment, and the digest of it or of all.
 
     Raises:
-        UsageError: if one has no dial.
+        UsageError: if one has no dial, one is named twice, or they are not as many as were declared.
         DataError: if it has another one than was declared.
     """
+    declared = len(declaration.space.axes.get(WHICH, (0.0,)))
+    if len(policies) != declared:
+        raise UsageError(f"{len(policies)} policies were named, the deployment was declared for {declared}")
     families, digests = [], []
     for policy in policies:
         loaded = load_for(policy, task)
@@ -134,6 +144,8 @@ def family_for(policies: Sequence[Path], task: str, declaration: Declaration) ->
             raise UsageError(f"{policy} has no dial; a deployment tunes a dial, so train one with `train cdt`")
         families.append(loaded.policy)
         digests.append(loaded.digest)
+    if len(set(digests)) < len(digests):
+        raise UsageError(f"of {', '.join(map(str, policies))} two are the same policy; name every one once")
     family = families[0] if len(families) == 1 else Alternatives(tuple(families))
     if family.target_names != declaration.space.names:
         raise DataError(

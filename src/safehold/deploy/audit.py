@@ -661,7 +661,7 @@ class _Fold:
         price = np.where(by_premise, 0.0, price)
         accepted = ~np.isin(self.places, sorted(self.rejected))
         by_rules, by_premise = by_rules & accepted & self._in_stage(price, slack), by_premise & accepted
-        if self.level == "paid_only":
+        if self.level == "paid_only" or self._dear_failure(slack):
             by_rules &= np.isin(self.places, sorted(self.own)) & (price == 0.0)
         elif self.level != "normal":
             by_rules = np.zeros_like(by_rules)
@@ -699,11 +699,21 @@ class _Fold:
         mask = np.zeros(len(self.places), dtype=np.bool_)
         for told in (self.own, self.outside):
             for index, bodies in told.items():
-                for name, limit in self.limits.items():
-                    costs = np.array([c or 0.0 for body in bodies for c in body["costs"][name]], dtype=np.float64)
-                    most = limit["value"] + slack * self.tops[name]
-                    mask[self.at[index]] |= not statistic(limit, costs) <= most
+                mask[self.at[index]] |= self._over(bodies, slack)
         return mask
+
+    def _over(self, bodies: Sequence[Mapping[str, Any]], slack: float) -> bool:
+        """Whether these episodes' statistic is not at or under every limit."""
+        for name, limit in self.limits.items():
+            costs = np.array([c or 0.0 for body in bodies for c in body["costs"][name]], dtype=np.float64)
+            if not statistic(limit, costs) <= limit["value"] + slack * self.tops[name]:
+                return True
+        return False
+
+    def _dear_failure(self, slack: float) -> bool:
+        """Whether what was recorded of a target with failed episodes puts it over a limit: then nothing new is paid."""
+        told = [*self.own.values(), *self.outside.values()]
+        return any(any(any(body["failed"]) for body in bodies) and self._over(bodies, slack) for bodies in told)
 
     def _contradicted(self) -> Array:
         """Where an episode failed, or a trial of this epoch has an unknown outcome."""
@@ -914,6 +924,7 @@ class _Fold:
         if body["source"] in self.tests or not self.seeds[self.at[index]] or self._index(body["target"]) != index:
             self._find("seed_tested", (body["source"], body["target"]), "a seed target, every source once")
         self.tests[body["source"]] = (index, body)
+        self._inform(index, body, None)
 
     def _shadowed(self, body: Mapping[str, Any]) -> None: ...
 
@@ -932,12 +943,16 @@ class _Fold:
         self._same("observed", self._index(body["target"]), int(body["index"]))
         self._inform(int(body["index"]), body, self.outside)
 
-    def _inform(self, index: int, body: Mapping[str, Any], told: dict[int, list[Mapping[str, Any]]]) -> None:
-        """Tells every belief; a failed episode as the largest cost, with half of it as its standard deviation."""
+    def _inform(self, index: int, body: Mapping[str, Any], told: dict[int, list[Mapping[str, Any]]] | None) -> None:
+        """Tells every belief; a failed episode as the largest cost, with half of it as its standard deviation.
+
+        Episodes that test a seed target have no rewards, and join no list.
+        """
         failed = np.array(body["failed"], dtype=np.bool_)
         n = len(failed)
+        known = body["rewards"] if "rewards" in body else [None] * n
         rewards = np.array(
-            [r for r, broken in zip(body["rewards"], failed, strict=True) if not broken], dtype=np.float64
+            [r for r, broken in zip(known, failed, strict=True) if not (broken or r is None)], dtype=float
         )
         for name, limit in self.limits.items():
             costs = np.array([np.nan if c is None else c for c in body["costs"][name]], dtype=np.float64)
@@ -945,20 +960,18 @@ class _Fold:
             if not ((clean >= 0) & (clean <= self.declared["caps"][name])).all():
                 self._find(f"cost {name}", "told", f"outside [0, {self.declared['caps'][name]}]")
             enough = len(clean) >= (5 if kappa(limit) else 1) or not failed.any()
-            share = float(np.mean(failed)) if enough else 1.0
+            share, left, output = float(np.mean(failed)) if enough else 1.0, len(clean), self.outputs[name]
             value = share * self.tops[name] + ((1 - share) * statistic(limit, clean) if share < 1.0 else 0.0)
-            output = self.outputs[name]
             output.told.append(_Told(index, value, n, _relative_variance(limit, n), (share * self.tops[name] / 2) ** 2))
-            if share < 1.0:
-                left = len(clean)
-                output.measured.append(
-                    _Told(index, statistic(limit, clean), left, _relative_variance(limit, left), 0.0)
-                )
+            if left >= (2 if kappa(limit) and failed.any() else 1):
+                factor = _relative_variance(limit, left)
+                output.measured.append(_Told(index, statistic(limit, clean), left, factor, 0.0))
             output.scatter.tell(index, clean)
-            if "correlation" in output.prior and n > failed.sum():
+            if "correlation" in output.prior and len(rewards):
                 output.rewards.append(_Told(index, float(np.mean(rewards)), len(rewards), 1 / len(rewards), 0.0))
                 output.reward_scatter.tell(index, rewards)
-        told.setdefault(index, []).append(body)
+        if told is not None:
+            told.setdefault(index, []).append(body)
         self.rounds += 1
         if self.level in ("seed", "stop"):
             return

@@ -170,6 +170,11 @@ class Belief:
         process = after._conditioned(self.prior, 0) if anew else after._conditioned(self.process, len(self.told))
         return replace(after, process=process)
 
+    @property
+    def told_reward(self) -> ToldMean | None:
+        """The mean reward that was told beside the last statistic; None without a partner, or where none is known."""
+        return None if self.partner is None else self.partner.told[-1]
+
     def foretold(self, index: int) -> Prediction:
         """What was believed of the output at a candidate, by what was really measured."""
         process = self.process.measured

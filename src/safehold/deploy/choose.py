@@ -341,6 +341,11 @@ def _nothing_certified(state: State, verdict: Verdict, choices: Bool[np.ndarray,
         premise = f"{len(state.rejected)} targets were rejected by an operator. "
     elif not state.seeds_hold:
         premise = "A limit was lowered, and nobody attested that the seed targets keep it. "
+    if state.dear_failure:
+        premise += (
+            "Episodes that failed had cost more than a limit already: only targets that were told and paid for are "
+            "handed out. "
+        )
     if state.level == "paid_only":
         premise += "After an alarm only targets that were told and paid for are handed out. "
     if state.stage is not None and state.stage.name != "full":

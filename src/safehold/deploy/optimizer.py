@@ -113,7 +113,8 @@ class TargetOptimizer:
         """Raw episodes of a seed target that is to be verified, in the order they ran; whether it is verified now.
 
         Tell as many batches as you like, each under a `source` of its own, and stop whenever you like; told the same
-        twice they count once. They inform no model. An episode that failed or has no cost counts as the cap.
+        twice they count once. They inform the beliefs about costs. An episode that failed or has no cost counts as the
+        cap.
 
         Raises:
             UsageError: if seed targets are not to be verified in this run, or the target is none of them.
@@ -353,7 +354,8 @@ class Deployment:
         """Raw episodes of a seed target that is to be verified, in the order they ran; whether it is verified now.
 
         Tell as many batches as you like, each under a `source` of its own, and stop whenever you like; told the same
-        twice they count once. They inform no model. An episode that failed or has no cost counts as the cap.
+        twice they count once. They inform the beliefs about costs. An episode that failed or has no cost counts as the
+        cap.
 
         Raises:
             UsageError: if seed targets are not to be verified in this run, or the target is none of them.

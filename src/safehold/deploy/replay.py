@@ -179,7 +179,7 @@ class State:
         """The state after a person's decision, or after episodes that one brought."""
         match event:
             case SeedTested():
-                return replace(self, seed_tests={**self.seed_tests, event.source: event})
+                return self._after_seed_test(event)
             case Approved():
                 return replace(self, approved=self.approved | {event.trial})
             case Rejected():
@@ -316,7 +316,7 @@ class State:
         accepted = np.ones(len(declaration.space), dtype=np.bool_)
         accepted[list(self.rejected)] = False
         by_rules, by_premise = verdict.by_rules & accepted & self._in_stage(verdict), verdict.by_premise & accepted
-        if self.level == "paid_only":
+        if self.level == "paid_only" or self.dear_failure:
             proven = np.zeros_like(accepted)
             proven[list(self.tallies)] = True
             by_rules = by_rules & proven & (verdict.price == 0.0)
@@ -358,6 +358,16 @@ class State:
         for tallies in (self.tallies, self.outside):
             mask[[index for index, tally in tallies.items() if tally.over(self.limits)]] = True
         return mask
+
+    @property
+    def dear_failure(self) -> bool:
+        """Whether failed episodes had cost too much already: what was recorded puts a target's statistic over a limit.
+
+        No belief is told what a failed episode had cost when it broke off. So it may end the search, which breaks no
+        promise, and not steer it: only targets that are told and paid for are handed out from then on.
+        """
+        told = (*self.tallies.values(), *self.outside.values())
+        return any(tally.failed and tally.over(self.limits) for tally in told)
 
     def alarm_after(self) -> Alarmed | None:
         """The alarm that the last measurement calls for, the one that leads furthest down if there are several."""
@@ -437,45 +447,42 @@ class State:
         asked = self.asked[event.trial]
         return after if asked.number < self.epoch_start else after._informed(asked.index, event.measurement, own=True)
 
+    def _after_seed_test(self, event: SeedTested) -> "State":
+        """Bets on the episodes, which also inform the beliefs: what decides about a next target must be evidence."""
+        failed = np.array(event.failed, dtype=np.bool_)
+        costs = {name: as_array(values) for name, values in event.costs.items()}
+        measurement = Measurement(rewards=np.zeros(len(failed)), costs=costs, failed=failed)
+        believing = self._believing(event.index, measurement, np.zeros(0))
+        return replace(believing, seed_tests={**self.seed_tests, event.source: event})._judged()
+
     def _informed(self, index: int, measurement: Measurement, *, own: bool) -> "State":
         """Beliefs, tallies and rules after one more measurement."""
-        points = {
-            limit.name: told_statistic(limit, index, measurement, self.declaration.tops[limit.name])
-            for limit in self.limits
-        }
-        rewards = measurement.rewards[~measurement.failed]
+        believing = self._believing(index, measurement, measurement.rewards[~measurement.failed])
+        tallies = self.tallies if own else self.outside
+        tallies = {**tallies, index: tallies.get(index, Tally({})).of(measurement)}
+        after = replace(
+            believing,
+            tallies=tallies if own else self.tallies,
+            outside=self.outside if own else tallies,
+            watch=self._watched(believing, index, measurement, own=own),
+        )
+        return after._judged()
+
+    def _believing(self, index: int, measurement: Measurement, rewards: Float[np.ndarray, "_"]) -> "State":
+        """Beliefs after one more measurement; `rewards` are those that are known, of episodes that did not fail."""
         reward, mean_reward = self.reward, None
         if len(rewards):
             mean_reward = ToldMean(index, float(np.mean(rewards)), len(rewards), 1.0 / len(rewards), 0.0)
             reward = reward.tell(mean_reward, rewards)
-        costs = {
-            name: self.costs[name].tell(point, measurement.costs[name][~measurement.failed], mean_reward, reward.scale)
-            for name, point in points.items()
-        }
-        tallies = self.tallies if own else self.outside
-        tallies = {**tallies, index: tallies.get(index, Tally({})).of(measurement)}
-        after = replace(
-            self,
-            costs=costs,
-            reward=reward,
-            rounds=self.rounds + 1,
-            tallies=tallies if own else self.tallies,
-            outside=self.outside if own else tallies,
-            watch=self._watched(index, measurement, points, mean_reward, costs, own=own),
-        )
-        return after._judged()
+        costs = {}
+        for limit in self.limits:
+            point = told_statistic(limit, index, measurement, self.declaration.tops[limit.name])
+            replicates = measurement.costs[limit.name][~measurement.failed]
+            costs[limit.name] = self.costs[limit.name].tell(point, replicates, mean_reward, reward.scale)
+        return replace(self, costs=costs, reward=reward, rounds=self.rounds + 1)
 
-    def _watched(
-        self,
-        index: int,
-        measurement: Measurement,
-        points: Mapping[str, ToldMean],
-        mean_reward: ToldMean | None,
-        costs: Mapping[str, Belief],
-        *,
-        own: bool,
-    ) -> Watch:
-        """The monitors after one more measurement.
+    def _watched(self, after: "State", index: int, measurement: Measurement, *, own: bool) -> Watch:
+        """The monitors after one more measurement, by what was believed before it and is after.
 
         What survivors of failed episodes cost and earned is foretold like any other; nobody knows what a failed episode
         would have cost, and the cost monitor takes it for the cap. Outside episodes say whether the model foretells; of
@@ -483,13 +490,14 @@ class State:
         """
         watch = self.watch
         if self.level in ("normal", "paid_only"):
-            measured = {name: points[name].measured for name in watch.innovations}
+            measured = {name: after.costs[name].told[-1].measured for name in watch.innovations}
+            rewards = {name: after.costs[name].told_reward for name in watch.rewards}
             watch = watch.foretold(
-                {name: score(self.costs[name], costs[name], p) for name, p in measured.items() if p is not None},
+                {name: score(self.costs[name], after.costs[name], p) for name, p in measured.items() if p is not None},
                 {
-                    name: reward_score(self.costs[name], costs[name], mean_reward)
-                    for name in watch.rewards
-                    if mean_reward is not None
+                    name: reward_score(self.costs[name], after.costs[name], r)
+                    for name, r in rewards.items()
+                    if r is not None
                 },
             )
         handed_out = own or self.declaration.seeds[index] or any(a.index == index for a in self.asked.values())
@@ -590,18 +598,20 @@ def told_statistic(limit: Limit, index: int, measurement: Measurement, top: floa
     """The limited statistic of one trial's episodes, conservatively where episodes failed.
 
     A failed episode had some cost in [0, top]; its share of the statistic is told as top, with a standard deviation of
-    half of it, beside what the survivors say. Where too few of them are left to see a spread that the limit needs, all
-    counts as failed.
+    half of it, beside what the survivors say. Where fewer than `SPREAD_EPISODES` of them are left to see a spread that
+    the limit needs, all counts as failed there; what a spread can be seen in at all, two, is still what was measured.
     """
     failed, costs = measurement.failed, measurement.costs[limit.name]
     clean = costs[~failed]
     n = len(costs)
     if not failed.any():
         return ToldMean(index, limit.statistic(clean), n, limit.noise_factor(n), 0.0)
-    if len(clean) < (SPREAD_EPISODES if limit.approximate else 1):
-        return ToldMean(index, top, n, limit.noise_factor(n), (top / 2.0) ** 2)
-    survivors = ToldMean(index, limit.statistic(clean), len(clean), limit.noise_factor(len(clean)), 0.0)
+    survivors = None
+    if len(clean) >= (2 if limit.approximate else 1):
+        survivors = ToldMean(index, limit.statistic(clean), len(clean), limit.noise_factor(len(clean)), 0.0)
     share = float(np.mean(failed))
+    if survivors is None or (limit.approximate and len(clean) < SPREAD_EPISODES):
+        return ToldMean(index, top, n, limit.noise_factor(n), (top / 2.0) ** 2, survivors)
     value = share * top + (1.0 - share) * survivors.value
     return ToldMean(index, value, n, limit.noise_factor(n), (share * top / 2.0) ** 2, survivors)
 

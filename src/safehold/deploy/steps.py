@@ -319,7 +319,7 @@ def verify_seed(
         if state.seed_tests[source] == event:
             return Step((), state)
         raise Conflict(f"other seed episodes were told as {source!r}; name every batch of episodes once")
-    return Step((event,), state.apply(event))
+    return _alarmed(state, event)
 
 
 def stop(state: State, reason: str) -> Step:

@@ -51,8 +51,8 @@ class Seeded:
 class SeedTested:
     """Raw episodes of a declared seed target that is to be verified, in the order they ran; bets on them verify it.
 
-    `source` names the episodes, each source once. They inform no model. `costs`: None where a failed episode left no
-    number.
+    `source` names the episodes, each source once. They inform the beliefs about costs too. `costs`: None where a failed
+    episode left no number.
     """
 
     target: Target

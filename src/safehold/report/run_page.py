@@ -285,6 +285,10 @@ def _growth(run: RunView) -> list[Section]:
     state = run.state
     best = recommendation(state)
     final = None if best is None else best.target
+    further = ", ".join(state.declaration.space.names[2:])
+    folded = (
+        f" The dial has more axes ({further}): a place counts if it does at any of their values." if further else ""
+    )
     growing = views.growth(state, [(state.asked[trial], at) for trial, at in run.before.items()], final)
     pictures = (
         Picture(
@@ -292,13 +296,13 @@ def _growth(run: RunView) -> list[Section]:
             safe_set.draw(growing),
             "Light blue: targets that might be deployed at that moment, with their number; darker where one more "
             "measurement might certify others. Hatched: no logged episodes near, never to be certified. Staircase: of "
-            "each target cost, the certified target of which most reward is expected.",
+            f"each target cost, the certified target of which most reward is expected.{folded}",
         ),
         Picture(
             "path",
             path.draw(views.chosen_path(state, growing)),
             "Where the asks went, over what is certified now. Numbers are those of the asks; where there is no room, "
-            "the table has them.",
+            f"the table has them.{folded}",
         ),
     )
     return [Section(title="How the certified set grew", pictures=pictures)]

@@ -430,7 +430,7 @@ def open_or_create(
         if started.policy_digest != policy:
             raise IntegrityError(
                 f"{path} was declared for the policy {started.policy_digest}, this one is {policy}; its certificates "
-                "say nothing about another policy"
+                "say nothing about another policy, and of several the order counts"
             )
         if dict(started.provenance) != provenance or started.declaration != declared.declaration.to_json():
             raise UsageError(
@@ -505,10 +505,13 @@ def _seed_basis(oversight: Oversight) -> SeedBasis:
 
 
 def _central(space: TargetSpace, targets: tuple[Target, ...], count: int) -> tuple[Target, ...]:
-    """Of these targets the so many that are nearest to the middle of them all, in units of their spread."""
+    """Of these targets the so many that are nearest to the middle of them all, in units of their spread.
+
+    Of several policies each in turn: the first target of every one, then the second.
+    """
     if count >= len(targets):
         return targets
-    points = np.array(targets)
+    points = np.array(targets)[:, [name != WHICH for name in space.names]]
     span = np.ptp(points, axis=0)
     away = np.sum(
         ((points - (points.min(axis=0) + points.max(axis=0)) / 2) / np.where(span > 0, span, 1.0)) ** 2, axis=1

@@ -242,18 +242,26 @@ def test_a_deployment_is_driven_resumed_and_never_mixed(safehold, policies, log,
 
 def test_a_deployment_chooses_among_several_policies(safehold, policies, log, tmp_path):
     assert safehold("train", "cdt", "--data", log, "--out", tmp_path / "other", "--steps", 3, *SMALL).code == 0
-    both = ("--policy", policies / "cdt" / "policy", tmp_path / "other" / "policy")
-    words = ("deploy", "run", *both, "--data", log, "--limit", 5, *DIAL)
+    one, other = ("--policy", policies / "cdt" / "policy"), ("--policy", tmp_path / "other" / "policy")
+    words, rest = ("deploy", "run", *one, *other), ("--data", log, "--limit", 5, *DIAL)
     out = tmp_path / "deployment"
-    assert safehold(*words, "--out", out).code in (0, 6)
+    ran = safehold(*words, *rest, "--out", out)
+    assert ran.code in (0, 6)
+    assert f"Policy 1 is {other[1]}." in ran.out
     asked = [json.loads(line) for line in safehold("deploy", "export", out).out.splitlines()]
     targets = [event["body"]["target"] for event in asked if event["kind"] == "asked"]
     assert len(targets[0]) == 3
     assert safehold("deploy", "verify", out).code == 0
     assert safehold("report", out, "--data", log).code == 0
-    one = safehold(*words[:3], *words[4:], "--out", out, "--resume")
-    assert one.code != 0
-    assert safehold(*words, "--out", out, "--resume").code in (0, 6)
+    assert safehold("deploy", "run", *one, *rest, "--out", out, "--resume").code == 4
+    turned = safehold("deploy", "run", *other, *one, *rest, "--out", out, "--resume")
+    assert turned.code == 4
+    assert "the order counts" in turned.err
+    assert safehold(*words, *rest, "--out", out, "--resume").code in (0, 6)
+    twice = safehold("deploy", "run", *one, *one, *rest, "--out", tmp_path / "twice")
+    assert twice.code == 2
+    assert "are the same policy" in twice.err
+    assert "policy" in safehold("deploy", "run", *rest, "--out", tmp_path / "none").err
 
 
 def test_another_policy_is_not_driven_through_a_declared_deployment(safehold, policies, log, tmp_path):

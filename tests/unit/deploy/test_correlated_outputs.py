@@ -231,16 +231,19 @@ def test_a_reward_is_foretold_by_the_declared_pair(seed, rho):
     declared = prior(rho, noise_known=True)
     belief, costs, rewards = told_by(declared.belief("cost", None), rng, 5)
     after, _, _ = told_by(belief, rng, 1)
-    reward = ToldMean(7, float(rng.normal(60.0, 40.0)), 4, 0.25, 0.0)
-    weights, below = [], []
+    reward = ToldMean(7, float(rng.normal(60.0, 20.0)), 4, 0.25, 0.0)
+    weights, below, above = [], [], []
     for weight, (mean, variance, density) in zip(
         declared.costs["cost"].weights, dense(declared, costs, rewards, 1.0, of=slice(M, 2 * M)), strict=True
     ):
         spread = np.sqrt(variance[7] + declared.reward.episode_variance[7] / 4)
         weights.append(np.log(weight) + density)
         below.append(norm.cdf(reward.value, mean[7], spread))
+        above.append(norm.sf(reward.value, mean[7], spread))
     shares = np.exp(np.array(weights) - max(weights))
-    expected = np.sign(declared.belief("cost", None).partner.gain) * norm.ppf(shares @ below / shares.sum())
+    tails = shares @ np.array([below, above]).T / shares.sum()
+    score = norm.ppf(tails[0]) if tails[0] < tails[1] else -norm.ppf(tails[1])  # exact in the nearer tail
+    expected = np.sign(declared.belief("cost", None).partner.gain) * score
     assert reward_score(belief, after, reward) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 

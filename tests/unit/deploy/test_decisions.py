@@ -21,11 +21,14 @@ from safehold.core.errors import (
     Unapproved,
     UsageError,
 )
+from safehold.core.measurement import Measurement
+from safehold.deploy.audit import audit
 from safehold.deploy.betting import verify_seed
 from safehold.deploy.certificates.paper import Paper
 from safehold.deploy.certificates.risk_ledger import RiskLedger
 from safehold.deploy.declaration import Declaration, Settings, Shares
 from safehold.deploy.optimizer import Deployment, TargetOptimizer
+from safehold.deploy.replay import told_statistic
 from safehold.deploy.stages import Stage, by_parts
 from safehold.deploy.verify import differences, verify
 from safehold.gp.kernels import Matern52
@@ -64,6 +67,66 @@ def test_nothing_is_asked_before_a_seed_target_is_verified():
     assert not optimizer.verify_seed(SEEDS[0], low(20), source="bench, monday")
     with pytest.raises(NoSeed):
         optimizer.ask()
+
+
+def test_a_seed_target_that_failed_its_test_is_not_bought_from_the_rules(tmp_path):
+    """Which seed targets are verified steers the search, so what their tests showed is evidence for the rules."""
+    rng = np.random.default_rng(0)
+    with Deployment.create(tmp_path / "run", to_verify(horizon=14)) as deployment:
+        assert not deployment.verify_seed(
+            SEEDS[1], {"cost": np.clip(30 + 3 * rng.normal(size=100), 0, 60)}, source="dear"
+        )
+        assert deployment.verify_seed(SEEDS[0], {"cost": np.clip(1 + rng.normal(size=300), 0, 60)}, source="cheap")
+        state = deployment.state
+        risks = state.verdict().rules[0].risk
+        dear = state.declaration.space.index(SEEDS[1])
+        assert state.rounds == 2
+        assert state.costs["cost"].process.n_told == 2
+        assert risks[dear] > 0.999
+        assert not state.verdict().safe[dear]
+        for _ in range(4):
+            trial = deployment.ask()
+            deployment.tell(trial.id, answer(trial.target))
+        asked = {event.target for event in deployment.state.asked.values()}
+        assert SEEDS[1] not in asked
+    assert verify(tmp_path / "run") == []
+    assert audit(tmp_path / "run").ok
+
+
+def test_once_failed_episodes_were_too_dear_nothing_new_is_paid_for(tmp_path):
+    """What they had cost when they broke off is in no belief: it may end the search, and not steer it."""
+    outcomes = []
+    for number, recorded in enumerate((5.0, 120.0)):
+        place = tmp_path / str(number)
+        with Deployment.create(place, declaration(horizon=14)) as deployment:
+            for _ in range(2):
+                trial = deployment.ask()
+                deployment.tell(trial.id, answer(trial.target))
+            far = (160.0, 40.0)
+            costs, failed = np.append(np.full(19, 15.0), recorded), np.arange(20) == 19
+            deployment.observe(
+                far, Measurement(rewards=costs, costs={"cost": costs}, failed=failed), source="elsewhere"
+            )
+            state = deployment.state
+            verdict, paid = state.verdict(), list(state.tallies)
+            outcomes.append((state.dear_failure, bool(np.delete(verdict.by_rules, paid).any())))
+            trial = deployment.ask()
+            deployment.tell(trial.id, answer(trial.target))
+        assert audit(place).ok
+    assert outcomes == [(False, True), (True, False)]
+
+
+@pytest.mark.parametrize("left", [1, 2, 4, 5])
+def test_of_a_chance_limit_two_survivors_are_evidence_and_fewer_than_five_no_assumption(left):
+    limit = Limit("cost", 20.0, "chance", 0.1)
+    failed = np.arange(8) >= left
+    costs = np.linspace(3.0, 9.0, 8)
+    told = told_statistic(limit, 3, Measurement(rewards=costs, costs={"cost": costs}, failed=failed), 60.0)
+    assert (told.survivors is None) == (left < 2)
+    if left >= 2:
+        assert told.survivors.value == pytest.approx(limit.statistic(costs[:left]))
+        assert told.survivors.noise_factor == limit.noise_factor(left)
+    assert (told.value == 60.0) == (left < 5)
 
 
 def test_a_seed_target_is_verified_by_its_raw_episodes_at_its_part_of_the_seeds_share():
