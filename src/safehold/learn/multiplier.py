@@ -32,9 +32,10 @@ class ScalarMultiplier:
     lambda = [I + proportional_gain (J_c - d) + derivative_gain [J_c - J_c']_+]_+,
 
     where J_c is the mean undiscounted cost return of the latest episodes, d the limit and J_c' the J_c of the
-    update before. Offline there are no episodes: J_c is then what a critic says, in the mean over a batch, and d the
-    limit in the critic's discounted units (`learn.offline.actor_critic.discounted_limit`).   [Stooke et al., arXiv 2007.03964, Alg. 2] With the first gain alone this is plain gradient
-    ascent, lambda <- [lambda + beta (J_c - d)]_+, the scalar Lagrangian's Eq. (4). Steps are plain: an optimiser
+    update before.   [Stooke et al., arXiv 2007.03964, Alg. 2] With the first gain alone this is plain gradient
+    ascent, lambda <- [lambda + beta (J_c - d)]_+, the scalar Lagrangian's Eq. (4). Offline there are no episodes: J_c
+    is what a critic says, in the mean over a batch, and d the limit in the critic's discounted units
+    (`learn.offline.actor_critic.discounted_limit`). Steps are plain: an optimiser
     that divides by the gradient's size, such as Adam, would move lambda by the same amount however large the
     violation is.
     """

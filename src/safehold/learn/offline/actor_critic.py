@@ -312,9 +312,3 @@ class ActorCriticLearner(ABC, Generic[ConfigOf, LearntOf]):
 
     def _identity(self) -> dict[str, Any]:
         return identity(self._spec, self._config, self._observations)
-
-
-def expectile_loss(difference: Float[Tensor, "*n"], expectile: float) -> Float[Tensor, ""]:
-    """Mean of |tau - 1(u < 0)| u^2: least where u's tau-expectile is 0.   [IQL, arXiv 2110.06169, Eq. (3)]."""
-    weight = torch.where(difference < 0.0, 1.0 - expectile, expectile)
-    return (weight * difference.square()).mean()
