@@ -53,6 +53,8 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "cdt": "a constrained decision transformer: policies with a dial for reward and cost",
             "rvs": "a perceptron with the same dial, in a fraction of the time",
             "bc": "behaviour cloning, of all episodes or of those that keep limits",
+            "lspc": "latent safety-prioritised constraints: reward within a box of safe actions, a dial for the box",
+            "iql": "implicit Q-learning: reward alone, no limit; what a limit costs is seen beside it",
         },
     ),
     "evaluate": ("safehold.cli.evaluate", {"": "run a policy for fresh episodes, and print its returns"}),

@@ -6,6 +6,7 @@ of half width epsilon, seeks the more rewarding of them (LSPC-O). The box is a d
 """
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -130,6 +131,11 @@ class LSPCFamily(ActorCriticLearnt[LSPCConfig, LSPCNetwork]):
             raise UsageError(f"target {target}: expected one finite epsilon > 0, the half width of the latent box")
         return LSPCPolicy(self, float(target[0]))
 
+    @property
+    def usual(self) -> "LSPCPolicy":
+        """The policy with the box that was trained in."""
+        return self.at((self.config.epsilon,))
+
     @torch.inference_mode()
     def reconstructed(
         self, observations: Float[np.ndarray, "n o"], codes: Float[np.ndarray, "n z"]
@@ -213,7 +219,7 @@ class LSPCLearner(ActorCriticLearner[LSPCConfig, LSPCFamily]):
 
 
 def safety_weights(judged: Advantages, config: LSPCConfig) -> Float[Tensor, "B"]:
-    """min(exp(beta_c (V_c - Q_c)), largest) 1[V_c < theta] 1[Q_c < theta].   [LSPC, Eqs. (7)-(8)].
+    """min(exp(beta_c (V_c - Q_c)), largest) 1[V_c < theta] 1[Q_c < theta].   [LSPC].
 
     Of several costs the exponents add up: exp(beta_c A_1) exp(beta_c A_2) ..., as if they were one, their sum; and
     every one must stay under theta. `judged` are gains: the reward's, then those of costs, negated.
@@ -233,7 +239,7 @@ def autoencoder_loss(
     weights: Float[Tensor, "B"],
     divergence_weight: float,
 ) -> Float[Tensor, ""]:
-    """Mean w_c (|a^ - a|^2 + beta_KL KL(q(z | s, a) || N(0, I)) / entries of z).   [LSPC, Eq. (9)].
+    """Mean w_c (|a^ - a|^2 + beta_KL KL(q(z | s, a) || N(0, I)) / entries of z).   [LSPC].
 
     The divergence is a mean over the code's entries, as in the authors' code: 0.5 of it is a weak prior.
     """
@@ -245,5 +251,16 @@ def autoencoder_loss(
 def weighted_error(
     decoded: Float[Tensor, "B a"], actions: Float[Tensor, "B a"], weights: Float[Tensor, "B"]
 ) -> Float[Tensor, ""]:
-    """Mean w_r |dec(s, z) - a|^2, w_r = min(exp(beta_r (Q_r - V_r)), largest).   [LSPC, Eq. (11)]."""
+    """Mean w_r |dec(s, z) - a|^2, w_r = min(exp(beta_r (Q_r - V_r)), largest).   [LSPC]."""
     return (weights * (decoded - actions).square().sum(dim=1)).mean()
+
+
+def performance_gap(largest: float, discount: float, divergence_safe: float, divergence_best: float) -> float:
+    """How far the policy's value can be from the best one's: of reward below it, of cost above the limit it keeps.
+
+    2 M / (1 - gamma)^2 (sqrt(KL(pi || pi_s) / 2) + sqrt(KL(pi_s || pi*) / 2)), M the largest size of a step's signal,
+    pi_s the safe policy, divergences the largest over states, in nats.   [LSPC, performance bounds]
+
+    It is inf where pi_s does what pi* never does, so wherever pi* is sure of its action and pi_s is not.
+    """
+    return 2.0 * largest / (1.0 - discount) ** 2 * (math.sqrt(divergence_safe / 2.0) + math.sqrt(divergence_best / 2.0))
