@@ -64,4 +64,4 @@ class Critics(nn.Module):
     def forward(self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]) -> Float[Tensor, "B m s"]:
         """Q of every member for every signal."""
         said: Tensor = self.ensemble(torch.cat([observations, actions], dim=-1))
-        return said.unflatten(-1, self._shape)
+        return said.view(-1, *self._shape)

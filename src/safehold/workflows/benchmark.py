@@ -11,7 +11,15 @@ from typing import Any, Literal
 import joblib
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from safehold import __version__
 from safehold.core.config import Config
@@ -51,10 +59,15 @@ class Method(Config):
     safe: bool = False
     """Clone only episodes that keep the limit (bc): trained anew for every limit."""
 
+    @field_validator("method")
+    @classmethod
+    def _is_a_method(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"there is no method {name!r}; there are {sorted(METHODS)}")
+        return name
+
     @model_validator(mode="after")
-    def _is_a_method(self) -> "Method":
-        if self.method not in METHODS:
-            raise ValueError(f"there is no method {self.method!r}; there are {sorted(METHODS)}")
+    def _only_cloning_is_safe(self) -> "Method":
         if self.safe and self.method != "bc":
             raise ValueError('safe = true chooses the episodes that are cloned, so it is for method = "bc"')
         return self

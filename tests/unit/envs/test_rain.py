@@ -31,7 +31,7 @@ def dual(price: float) -> tuple[float, float, float]:
 @pytest.mark.parametrize(("dry", "wet", "noise"), [(3.0, 1.0, 0.2), (2.5, 0.5, 0.6), (3.0, 3.0, 0.0)])
 def test_expected_returns_are_the_means_of_episodes(dry: float, wet: float, noise: float) -> None:
     habit = rain.habit(dry, wet, noise)
-    episodes = rollout("toy/Rain", habit, range(400), rng_seed=1)
+    episodes = rollout("toy/Rain", habit, range(100), rng_seed=1)
     obtained = np.array([[episode.reward_return, episode.cost_returns[0]] for episode in episodes])
     error = obtained.std(axis=0, ddof=1) / math.sqrt(len(obtained))
     assert (np.abs(obtained.mean(axis=0) - rain.expected_returns(habit.chances)) <= 4 * error).all()
@@ -69,10 +69,10 @@ def test_chances_that_are_none_are_refused() -> None:
 
 
 def test_the_log_holds_bold_and_careful_drivers_and_every_choice_everywhere() -> None:
-    log = mixed_log(60, 0)
+    log = mixed_log(30, 0)
     assert log.cost_returns.min() < 1.0
     assert log.cost_returns.max() > 8.0
     state = np.rint(6 * log.observations[:, 0] + log.observations[:, 1]).astype(int)
-    before = np.concatenate([state[i * 41 : i * 41 + 40] for i in range(60)])
+    before = np.concatenate([state[i * 41 : i * 41 + 40] for i in range(30)])
     assert len(np.unique(np.column_stack([before, rain.choices(log.actions[:, 0].astype(float))]), axis=0)) == 24
-    assert log.digest == mixed_log(60, 0).digest != mixed_log(60, 1).digest
+    assert log.digest == mixed_log(30, 0).digest != mixed_log(30, 1).digest

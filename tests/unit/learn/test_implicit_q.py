@@ -93,8 +93,8 @@ class TestContract(LearnerContract):
 
 
 def test_obtains_what_can_be_had_without_a_limit() -> None:
-    log = mixed_log(200, 0)
-    config = IQLConfig(hidden=(64, 64), critic_learning_rate=1e-3, actor_learning_rate=1e-3, steps=3000)
+    log = mixed_log(100, 0)
+    config = IQLConfig(hidden=(64, 64), batch_size=128, critic_learning_rate=1e-3, actor_learning_rate=1e-3, steps=1000)
     made = IQLLearner(log.spec, Normaliser.fit(log.observations), config, 0)
     fit(OfflineRun(made, TransitionSampler(log, config.batch_size), np.random.default_rng(0)), steps=config.steps)
     reward, _ = returns_of(made.policy())

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import mannwhitneyu
 
 from safehold.core.errors import UsageError
 from safehold.core.policy import Policy, PolicyFamily
@@ -8,6 +11,8 @@ from safehold.core.spec import Box, TaskSpec
 from safehold.data.batches import TransitionSampler
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
+from safehold.envs.toy import rain
+from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.offline.actions import Continuous
 from safehold.learn.offline.actor_critic import transitions_of
 from safehold.learn.offline.implicit_q import Advantages
@@ -16,11 +21,13 @@ from safehold.learn.offline.lspc import (
     LSPCFamily,
     LSPCLearner,
     autoencoder_loss,
+    performance_gap,
     safety_weights,
     weighted_error,
 )
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.testing.learner_contract import LearnerContract
+from safehold.testing.rain_log import mixed_log, returns_of
 
 TINY = LSPCConfig(hidden=(16, 16), latent=3, batch_size=32, critic_learning_rate=3e-3, learning_rate=3e-3, epsilon=0.5)
 TWO_COSTS = TaskSpec(
@@ -226,3 +233,71 @@ class TestFamily:
         seen = np.ones((3, 3), dtype=np.float32)
         actions = [f.at((0.3,)).acts(seen, np.random.default_rng(0)) for f in (family, loaded)]
         np.testing.assert_array_equal(*actions)
+
+
+@pytest.fixture(scope="module")
+def on_rain() -> LSPCFamily:
+    log = mixed_log(100, 0)
+    config = LSPCConfig(
+        hidden=(64, 64), latent=2, batch_size=128, steps=1000, critic_learning_rate=1e-3, learning_rate=1e-3
+    )
+    made = LSPCLearner(log.spec, Normaliser.fit(log.observations), config, 0)
+    fit(OfflineRun(made, TransitionSampler(log, config.batch_size), np.random.default_rng(0)), steps=config.steps)
+    return made.policy()
+
+
+class TestWhereTheBestIsKnown:
+    """LSPC never hears of a limit: it is held to what the best policy obtains at the cost that LSPC's obtains."""
+
+    @pytest.mark.parametrize("epsilon", [0.1, 0.25, 0.75, 1.5, 2.0])
+    def test_no_policy_obtains_much_more_at_such_a_cost(self, on_rain: LSPCFamily, epsilon: float) -> None:
+        reward, cost = returns_of(on_rain.at((epsilon,)))
+        assert reward >= 0.95 * rain.best(cost).reward
+
+    def test_a_wider_box_never_costs_less_and_reaches_from_nothing_to_nearly_all(self, on_rain: LSPCFamily) -> None:
+        found = np.array([returns_of(on_rain.at((epsilon,))) for epsilon in (0.1, 0.5, 0.75, 1.0, 1.5, 2.0)])
+        assert (np.diff(found, axis=0) >= -0.1).all()
+        assert found[0, 1] <= 0.1
+        assert found[-1, 0] >= 0.95 * rain.best(1e6).reward
+
+    @pytest.mark.parametrize("limit", [0.1, 2.2, 15.0])
+    def test_the_best_box_under_a_limit_is_near_the_best_policy_under_it(
+        self, on_rain: LSPCFamily, limit: float
+    ) -> None:
+        """At limits that a policy which is sure of its action can use up; between them it falls short of mixtures."""
+        found = [returns_of(on_rain.at((epsilon,))) for epsilon in np.geomspace(0.05, 3.0, 13)]
+        assert max(reward for reward, cost in found if cost <= limit) >= 0.95 * rain.best(limit).reward
+
+    def test_safe_demonstrations_lie_in_the_box_and_unsafe_ones_outside(self, on_rain: LSPCFamily) -> None:
+        """Of drivers that nothing was learnt from: braking or not, at speed on a wet road."""
+        held = mixed_log(40, 100)
+        rows = np.arange(held.n_steps) + np.repeat(np.arange(len(held)), held.lengths)
+        seen, choice = held.observations[rows], rain.choices(held.actions[:, 0].astype(np.float64))
+        risky = (seen[:, 0] > 0.6) & (seen[:, 1] == 1.0)
+        width = np.abs(on_rain.codes_of(seen, held.actions)).max(axis=1)
+        braking, keeping, accelerating = (width[risky & (choice == third)] for third in range(3))
+        assert (braking <= 0.6).mean() >= 0.95
+        assert (accelerating <= 0.6).mean() == 0.0
+        unsafe = np.concatenate([keeping, accelerating])
+        assert mannwhitneyu(unsafe, braking).statistic / (len(unsafe) * len(braking)) >= 0.9
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), near=st.floats(0.0, 1.0))
+def test_no_value_is_further_off_than_the_bound_says(seed: int, near: float) -> None:
+    """On Rain, exactly: three random habits, one after another drawn nearer to the last."""
+    rng = np.random.default_rng(seed)
+    best, safe, own = rng.dirichlet(np.ones(3), size=(3, 8))
+    safe = near * best + (1.0 - near) * safe
+    own = near * safe + (1.0 - near) * own
+    discount = 0.9
+
+    def values(chances: np.ndarray) -> np.ndarray:
+        step = np.einsum("sc,sct->st", chances, rain.transitions())
+        return np.linalg.solve(np.eye(8) - discount * step, step @ rain.signals())
+
+    def divergence(first: np.ndarray, second: np.ndarray) -> float:
+        return max(0.0, float(np.max(np.sum(first * np.log(first / second), axis=1))))
+
+    bound = performance_gap(1.0, discount, divergence(own, safe), divergence(safe, best))
+    assert np.abs(values(own) - values(best)).max() <= bound + 1e-9
