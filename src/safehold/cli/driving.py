@@ -133,7 +133,8 @@ def family_for(policy: Path, task: str, declaration: Declaration) -> tuple[Polic
     if family.target_names != declaration.space.names:
         raise DataError(
             f"{policy} has the dial {family.target_names}, the log {declaration.space.names}; "
-            "they are of different tasks"
+            "they are of different tasks, or the dial is no return (a box of lspc is deployed by "
+            "`safehold.workflows.deploy.declare_boxes`)"
         )
     return family, loaded.digest
 
