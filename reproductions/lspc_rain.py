@@ -16,8 +16,8 @@ Written down before the study was run; all of it is reported:
 * Worse logs, LSPC-O alone: 10 and 30 episodes; a tenth of all costs moved to other steps; only episodes of cost at
   most 2, and only the costlier half. Counted: cost at the box 0.25, and the best share of the best reward at limits
   0.1, 2.2 and 15 over the boxes.
-* The bound of the paper on what reward is lost and what cost is added, at discounts 0.9 and 0.99, with LSPC-O at 0.25 for pi,
-  LSPC-S for pi_s, and for pi* the best policy without cost, made soft by one part in a hundred of random choices.
+* The paper's bound on what reward is lost and what cost is added, at discounts 0.9 and 0.99, with LSPC-O at 0.25 for
+  pi, LSPC-S for pi_s, and for pi* the best policy without cost, softened by one part in a hundred of random choices.
 * Deployment over boxes from 0.1 to 2 (`declare_boxes`), five runs a limit of 3, 6 and 9.5, on the first seed: targets
   over the limit, and the reward of what is recommended, beside the box that was trained in (0.25) and the best box.
 * Every seed is kept in OUT/lspc-rain-raw and not repeated.
@@ -77,13 +77,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    records = []
+    raw, records = arguments.out / "lspc-rain-raw", []
     for seed in arguments.seeds:
-        path = arguments.out / "lspc-rain-raw" / f"{seed}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(one_seed(seed, deploys=seed == arguments.seeds[0])) + "\n")
-        records.append(json.loads(path.read_text(encoding="utf-8")))
+        parts = {"learnt": learnt, "worse": worse_logs} | ({"deployed": tuned} if seed == arguments.seeds[0] else {})
+        record: dict[str, Any] = {"seed": seed, "deployed": []}
+        for name, part in parts.items():
+            path = raw / f"{seed}-{name}.json"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, json.dumps(part(seed)) + "\n")
+            record[name] = json.loads(path.read_text(encoding="utf-8"))
+        records.append(record | record.pop("learnt"))
     document = {"commit": commit, "host": platform.machine(), "torch": torch.__version__, "seeds": records}
     write_text(arguments.out / "lspc-rain.json", json.dumps(document) + "\n")
     write_text(arguments.out / "lspc-rain.md", tables(records))
@@ -91,19 +95,29 @@ def main() -> None:
     print(tables(records))
 
 
-def one_seed(seed: int, *, deploys: bool) -> dict[str, Any]:
-    """All that is counted on one log."""
+def learnt(seed: int) -> dict[str, Any]:
+    """What both variants learnt from one log."""
     log, held = mixed_log(100, seed), mixed_log(40, 1000 + seed)
     reward, safe = (trained(log, variant, seed) for variant in ("o", "s"))
     return {
-        "seed": seed,
         "frontier": {"o": frontier(reward), "s": frontier(safe)},
         "demonstrations": demonstrations(reward, held),
         "plane": {str(state): plane(reward, state) for state in RISKY},
-        "worse": {name: worse(one, seed) for name, one in worse_logs(log, seed).items()},
         "bounds": {str(discount): bounds(reward, safe, discount) for discount in (0.9, 0.99)},
-        "deployed": [deployed(reward, log, limit, run) for limit in DEPLOYED for run in range(RUNS)] if deploys else [],
     }
+
+
+def worse_logs(seed: int) -> dict[str, Any]:
+    """What LSPC-O learnt from worse logs."""
+    return {name: worse(one, seed) for name, one in worsened(mixed_log(100, seed), seed).items()}
+
+
+def tuned(seed: int) -> list[dict[str, Any]]:
+    """Certified deployments over boxes."""
+    log = mixed_log(100, seed)
+    family = trained(log, "o", seed)
+    truth = {box: obtained(family.at((box,))) for box in (0.25, *TUNED)}
+    return [deployed(family, truth, log, limit, run) for limit in DEPLOYED for run in range(RUNS)]
 
 
 def trained(log: OfflineDataset, variant: str, seed: int) -> LSPCFamily:
@@ -117,11 +131,12 @@ def trained(log: OfflineDataset, variant: str, seed: int) -> LSPCFamily:
 
 def frontier(family: LSPCFamily) -> list[list[float]]:
     """A row a box: its half width, exact expected reward and cost, the best reward at that cost."""
-    found = []
-    for box in BOXES:
-        reward, cost = returns_of(family.at((box,)))
-        found.append([box, float(reward), float(cost), rain.best(float(cost) + 1e-9).reward])
-    return found
+    return [[*row, rain.best(row[2] + 1e-9).reward] for row in over_boxes(family)]
+
+
+def over_boxes(family: LSPCFamily) -> list[list[float]]:
+    """A row a box: its half width, exact expected reward and cost."""
+    return [[box, *obtained(family.at((box,)))] for box in BOXES]
 
 
 def demonstrations(family: LSPCFamily, held: OfflineDataset) -> dict[str, float]:
@@ -161,7 +176,7 @@ def plane(family: LSPCFamily, state: int) -> list[list[float]]:
     return plain
 
 
-def worse_logs(log: OfflineDataset, seed: int) -> Mapping[str, OfflineDataset]:
+def worsened(log: OfflineDataset, seed: int) -> Mapping[str, OfflineDataset]:
     """The same log with less, or something worse, in it."""
     rng = np.random.default_rng(seed)
     costs = log.costs.copy()
@@ -179,7 +194,7 @@ def worse_logs(log: OfflineDataset, seed: int) -> Mapping[str, OfflineDataset]:
 
 def worse(log: OfflineDataset, seed: int) -> dict[str, Any]:
     """LSPC-O from a worse log."""
-    rows = np.array(frontier(trained(log, "o", seed)))
+    rows = np.array(over_boxes(trained(log, "o", seed)))
     shares = []
     for limit in LIMITS:
         kept = rows[rows[:, 2] <= limit, 1]
@@ -216,30 +231,37 @@ def bounds(reward: LSPCFamily, safe: LSPCFamily, discount: float) -> dict[str, f
     }
 
 
-def deployed(family: LSPCFamily, log: OfflineDataset, limit: float, run: int) -> dict[str, Any]:
-    """One certified deployment over boxes."""
+def deployed(
+    family: LSPCFamily, truth: Mapping[float, list[float]], log: OfflineDataset, limit: float, run: int
+) -> dict[str, Any]:
+    """One certified deployment over boxes; `truth` is what each of them obtains."""
     declared = declare_boxes(log, TUNED, DeployConfig(limit=limit), Oversight(seed_by="the study"))
     held = ""
     with tempfile.TemporaryDirectory() as place:
-        rule = {"seed_rule": "attested", "seed_evidence": {}}
-        with Deployment.create(Path(place) / "run", declared, policy_digest="study", provenance={}, **rule) as one:  # type: ignore[arg-type]
+        one = Deployment.create(
+            Path(place) / "run",
+            declared,
+            policy_digest="study",
+            provenance={},
+            seed_rule="attested",
+            seed_evidence={},
+        )
+        with one:
             try:
                 drive(one, "toy/Rain", family, streams=Streams(1000 * run + round(10 * limit)))
             except SafetyHold as reason:
                 held = type(reason).__name__
-            asked = [one.state.trial(name).target for name in one.state.asked]
+            asked = [one.state.trial(name).target[0] for name in one.state.asked]
             found = one.status().recommendation
-    recommended = None if found is None else [found.target[0], *obtained(family.at(found.target))]
-    usable = [pair for pair in (obtained(family.at((box,))) for box in TUNED) if pair[1] <= limit]
     return {
         "limit": limit,
         "run": run,
         "held": held,
-        "asked": [target[0] for target in asked],
-        "over": sum(obtained(family.at(target))[1] > limit for target in set(asked)),
-        "recommended": recommended,
-        "fixed": obtained(family.at((0.25,))),
-        "best_box": max(usable),
+        "asked": asked,
+        "over": sum(truth[box][1] > limit for box in set(asked)),
+        "recommended": None if found is None else [found.target[0], *truth[found.target[0]]],
+        "fixed": truth[0.25],
+        "best_box": max(pair for pair in truth.values() if pair[1] <= limit),
     }
 
 
@@ -279,10 +301,10 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
     runs = [run for record in records for run in record["deployed"]]
     for limit in sorted({run["limit"] for run in runs}):
         of_limit = [run for run in runs if run["limit"] == limit]
-        tuned = [run["recommended"][0 + 1] for run in of_limit if run["recommended"] is not None]
+        rewards = [run["recommended"][1] for run in of_limit if run["recommended"] is not None]
         unsafe = sum(run["over"] > 0 for run in of_limit)
         fixed, best = of_limit[0]["fixed"][0], of_limit[0]["best_box"][0]
-        lines.append(f"| {limit:g} | {len(of_limit)} | {unsafe} | {over(tuned)} | {fixed:.4g} | {best:.4g} |")
+        lines.append(f"| {limit:g} | {len(of_limit)} | {unsafe} | {over(rewards)} | {fixed:.4g} | {best:.4g} |")
     return "\n".join(lines) + "\n"
 
 

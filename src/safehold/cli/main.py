@@ -54,6 +54,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "rvs": "a perceptron with the same dial, in a fraction of the time",
             "bc": "behaviour cloning, of all episodes or of those that keep limits",
             "lspc": "latent safety-prioritised constraints: reward within a box of safe actions, a dial for the box",
+            "caps": "constraint-adaptive policy switching: a few policies, and a dial for the limit they are chosen by",
             "iql": "implicit Q-learning: reward alone, no limit; what a limit costs is seen beside it",
         },
     ),

@@ -20,7 +20,7 @@ from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
-from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy, iql, lspc, rvs
+from safehold.learn.offline import bc, caps, cdt, cdt_network, cdt_policy, iql, lspc, rvs
 from safehold.learn.offline.actor_critic import ActorCriticConfig, ActorCriticLearner
 from safehold.learn.offline.dial import DialConfig, augmented, scales_of, windows
 from safehold.learn.offline.learnt import Learnt
@@ -265,6 +265,7 @@ METHODS: Mapping[str, _Method] = {
     cdt_policy.KIND: _of_learnt(cdt_policy.CDTPolicyFamily, cdt.CDTLearner, cdt.PRESETS, _build_cdt),
     rvs.KIND: _of_learnt(rvs.RvSPolicyFamily, rvs.RvSLearner, rvs.PRESETS, _build_rvs),
     iql.KIND: _actor_critic(iql.IQLPolicy, iql.IQLLearner, iql.PRESETS),
+    caps.KIND: _actor_critic(caps.CAPSFamily, caps.CAPSLearner, caps.PRESETS),
     lspc.KIND: _actor_critic(lspc.LSPCFamily, lspc.LSPCLearner, lspc.PRESETS),
 }
 """The offline methods, by the name that their checkpoints carry."""

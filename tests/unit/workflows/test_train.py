@@ -13,6 +13,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.hooks import stop_when
 from safehold.learn.offline.bc import BCConfig
+from safehold.learn.offline.caps import CAPSConfig
 from safehold.learn.offline.cdt_network import CDTConfig
 from safehold.learn.offline.iql import IQLConfig
 from safehold.learn.offline.lspc import LSPCConfig
@@ -23,8 +24,9 @@ BC = BCConfig(hidden=(8,), batch_size=16, steps=9)
 CDT = CDTConfig(width=8, layers=1, heads=2, context=3, batch_size=8, steps=9, dropout=0.1)
 RVS = RvSConfig(hidden=(8,), batch_size=8, steps=9, dropout=0.1)
 IQL = IQLConfig(hidden=(8,), batch_size=8, steps=9)
+CAPS = CAPSConfig(hidden=(8,), batch_size=8, steps=9)
 LSPC = LSPCConfig(hidden=(8,), latent=2, batch_size=8, steps=9)
-CONFIGS: dict[str, Config] = {"bc": BC, "cdt": CDT, "rvs": RVS, "iql": IQL, "lspc": LSPC}
+CONFIGS: dict[str, Config] = {"bc": BC, "cdt": CDT, "rvs": RVS, "iql": IQL, "caps": CAPS, "lspc": LSPC}
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +146,11 @@ class TestRefusals:
             train(data, "bc", BC, broken, seed=3, resume=True)
 
     def test_a_training_checkpoint_is_no_policy(self, broken: Path) -> None:
-        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'cdt'"):
+        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'caps', 'cdt'"):
             load(broken / "checkpoints" / "00000004")
 
     def test_unknown_methods_presets_and_foreign_configurations(self, data: OfflineDataset, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'cdt'"):
+        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'caps', 'cdt'"):
             train(data, "cdtt", BC, tmp_path / "run", seed=0)
         with pytest.raises(UsageError, match="takes a CDTConfig, got a BCConfig"):
             train(data, "cdt", BC, tmp_path / "run", seed=0)

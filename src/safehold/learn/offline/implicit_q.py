@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from safehold.core.spec import TaskSpec
 from safehold.learn.learner import Metrics
 from safehold.learn.offline.actor_critic import ActorCriticConfig, Kept, Part, SlowCopy, Transitions
 from safehold.nn.ensemble import Critics, Ensemble
@@ -87,6 +88,16 @@ class ImplicitQ:
         self.slow.follow()
         means = {f"value.{i}": float(mean) for i, mean in enumerate(value.mean(dim=0))}
         return Advantages(judged - value, value), {"value_loss": value_loss, "critic_loss": critic_loss, **means}
+
+
+def gains_of(batch: Transitions) -> Float[Tensor, "B s"]:
+    """The scaled reward, then each cost negated."""
+    return torch.cat([batch.rewards[:, None], -batch.costs], dim=1)
+
+
+def ceilings_of(spec: TaskSpec) -> Float[Tensor, "s"]:
+    """The most that the returns of these gains can be: anything, then 0 for each cost."""
+    return torch.tensor([torch.inf, *([0.0] * len(spec.cost_names))])
 
 
 def least(said: Float[Tensor, "B m s"], ceilings: Float[Tensor, "s"]) -> Float[Tensor, "B s"]:

@@ -32,7 +32,14 @@ from safehold.learn.offline.actor_critic import (
     Transitions,
     seen,
 )
-from safehold.learn.offline.implicit_q import Advantages, ImplicitQ, ImplicitQConfig, advantage_weights
+from safehold.learn.offline.implicit_q import (
+    Advantages,
+    ImplicitQ,
+    ImplicitQConfig,
+    advantage_weights,
+    ceilings_of,
+    gains_of,
+)
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import mlp
 from safehold.nn.randomness import drawn_generator
@@ -184,8 +191,7 @@ class LSPCLearner(ActorCriticLearner[LSPCConfig, LSPCFamily]):
 
     def _make(self) -> Mapping[str, Kept]:
         spec, config = self._spec, self._config
-        ceilings = torch.tensor([torch.inf, *([0.0] * len(spec.cost_names))])
-        self._critics = ImplicitQ(spec.observation_size, self._code.size, ceilings, config)
+        self._critics = ImplicitQ(spec.observation_size, self._code.size, ceilings_of(spec), config)
         self._network = LSPCFamily.build(spec, config)
         self._autoencoder = Part("autoencoder", self._network.autoencoder, config.learning_rate)
         kept: dict[str, Kept] = {**self._critics.kept(), "autoencoder": self._autoencoder}
@@ -198,8 +204,7 @@ class LSPCLearner(ActorCriticLearner[LSPCConfig, LSPCFamily]):
         """Metrics: those of `ImplicitQ.improve` (gains: reward, then each cost negated), `safety_loss`, `safety_weight`
         (mean weight of an action in the autoencoder's loss), and for LSPC-O `reward_loss` and `reward_weight`."""  # noqa: D205, D209
         config, network = self._config, self._network
-        gains = torch.cat([batch.rewards[:, None], -batch.costs], dim=1)
-        judged, metrics = self._critics.improve(batch, gains)
+        judged, metrics = self._critics.improve(batch, gains_of(batch))
         safe = safety_weights(judged, config)
         said = network.autoencoder.encode(batch.observations, batch.actions)
         decoded = network.autoencoder.decode(batch.observations, said.sample(self._generator))
