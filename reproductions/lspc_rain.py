@@ -274,7 +274,7 @@ def obtained(policy: Policy) -> list[float]:
 def tables(records: Sequence[Mapping[str, Any]]) -> str:
     """All that is counted, as Markdown; intervals are Student's over seeds."""
 
-    def over(values: Sequence[float]) -> str:
+    def over(values: Sequence[float] | Float[np.ndarray, "_"]) -> str:
         return str(mean_interval(np.array(values))) if len(values) > 1 else f"{values[0]:.4g}"
 
     lines = ["| box | variant | reward | cost | share of the best reward at that cost |", "|---|---|---|---|---|"]
@@ -294,8 +294,8 @@ def tables(records: Sequence[Mapping[str, Any]]) -> str:
     lines += ["", "| discount | bound | reward lost | cost added | largest value |", "|---|---|---|---|---|"]
     for discount in records[0]["bounds"]:
         names = ("bound", "reward_lost", "cost_added", "largest_value")
-        shown = tuple(over([record["bounds"][discount][name] for record in records]) for name in names)
-        lines.append(f"| {discount} | {' | '.join(shown)} |")
+        cells = [over([record["bounds"][discount][name] for record in records]) for name in names]
+        lines.append(f"| {discount} | {' | '.join(cells)} |")
     columns = ("limit", "runs", "with a box over it", "reward, tuned", "reward, box 0.25", "reward, best box under it")
     lines += ["", f"| {' | '.join(columns)} |", "|---|---|---|---|---|---|"]
     runs = [run for record in records for run in record["deployed"]]
