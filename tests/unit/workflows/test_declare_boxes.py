@@ -53,7 +53,7 @@ def test_the_smallest_box_is_the_seed_and_the_only_one_certified_beforehand(log:
 
 def test_wider_boxes_are_reached_and_none_over_the_limit(log: OfflineDataset, tmp_path: Path) -> None:
     limit, family = 10.0, Boxes()
-    declared = declare_boxes(log, BOXES, DeployConfig(limit=limit, iterations=12), ATTESTED)
+    declared = declare_boxes(log, BOXES, DeployConfig(limit=limit, iterations=12, dial_error=0.25), ATTESTED)
     run = {"policy_digest": "habits", "provenance": {}, "seed_rule": "attested", "seed_evidence": {}}
     with Deployment.create(tmp_path / "run", declared, **run) as deployment:
         drive(deployment, "toy/Rain", family, streams=Streams(0))
