@@ -150,7 +150,8 @@ def family_for(policies: Sequence[Path], task: str, declaration: Declaration) ->
     if family.target_names != declaration.space.names:
         raise DataError(
             f"{', '.join(map(str, policies))} have the dial {family.target_names}, the log {declaration.space.names}; "
-            "they are of different tasks"
+            "they are of different tasks, or the dial is no return (a box of lspc is deployed by "
+            "`safehold.workflows.deploy.declare_boxes`)"
         )
     return family, "+".join(digests)
 

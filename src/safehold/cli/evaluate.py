@@ -37,7 +37,8 @@ class EvaluateArguments(Arguments):
     task: str
     """Environment to run it in (`safehold envs list`)."""
     target: tuple[float, ...] = ()
-    """Target to ask a policy with a dial for: the reward return, then each cost return, in environment units."""
+    """Target to ask a policy with a dial for: the reward return, then each cost return, in environment units; for lspc
+    the half width of the latent box."""
     dial: Path | None = None
     """Log of the policy: try targets over all that it supports, and say how well the dial is obeyed (needs --limit)."""
     episodes: PositiveInt = 20
@@ -115,8 +116,8 @@ def _dial(arguments: EvaluateArguments, log: Path, output: Output) -> int:
     if arguments.limit is None or arguments.target or arguments.out is not None:
         raise UsageError("--dial tries many targets: give --limit with it, and neither --target nor --out")
     family = load_for(arguments.policy, arguments.task).policy
-    if not isinstance(family, PolicyFamily):
-        raise UsageError(f"{arguments.policy} has no dial to be tried")
+    if not isinstance(family, PolicyFamily) or "reward" not in family.target_names:
+        raise UsageError(f"{arguments.policy} has no dial of returns to be tried; evaluate it at a --target")
     with Narration(output) as narration:
         found, report = try_dial(
             family,

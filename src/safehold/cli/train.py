@@ -1,6 +1,6 @@
 """`safehold train`: a policy from logged episodes alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,9 +16,6 @@ from safehold.cli.settings import from_file, value_of
 from safehold.cli.threads import one_torch_thread
 from safehold.core.config import Config
 from safehold.learn.hooks import Progress
-from safehold.learn.offline.bc import BCConfig
-from safehold.learn.offline.cdt_network import CDTConfig
-from safehold.learn.offline.rvs import RvSConfig
 from safehold.learn.place import Device, joined
 from safehold.workflows.train import METHODS, preset, train
 
@@ -48,32 +45,26 @@ class CDTArguments(TrainArguments):
     device: Device = "cpu"
     """Where to train; several processes, on several GPUs or cores, share a batch if torchrun starts them:
     torchrun --nproc-per-node 2 -m safehold train cdt ..."""
-    method: Annotated[CDTConfig, tyro.conf.arg(name="")] = preset("cdt", "small")  # type: ignore[assignment]
 
 
-class RvSArguments(TrainArguments):
-    """Arguments of `train rvs`."""
-
-    method: Annotated[RvSConfig, tyro.conf.arg(name="")] = preset("rvs", "small")  # type: ignore[assignment]
+ARGUMENTS: Mapping[str, type[TrainArguments]] = {"cdt": CDTArguments}
+"""What a method takes besides its settings, where that is more than all take."""
 
 
-class BCArguments(TrainArguments):
-    """Arguments of `train bc`."""
+def _arguments(method: str, start: Config) -> type[TrainArguments]:
+    """The arguments of a method's verb, with these settings as defaults."""
+    kind, base = METHODS[method].config, ARGUMENTS.get(method, TrainArguments)
+    field: Any = (Annotated[kind, tyro.conf.arg(name="")], start)
+    return create_model(f"{method}Arguments", __base__=base, __doc__=f"Arguments of `train {method}`.", method=field)
 
-    method: Annotated[BCConfig, tyro.conf.arg(name="")] = preset("bc", "small")  # type: ignore[assignment]
 
-
-def _adapted(method: str, arguments: type[TrainArguments]) -> Callable[[Sequence[str]], type[TrainArguments]]:
+def _adapted(method: str) -> Callable[[Sequence[str]], type[TrainArguments]]:
     """The arguments with the defaults that preset and file say, so that every flag given goes above them."""
 
     def model(argv: Sequence[str]) -> type[TrainArguments]:
         start: Config = preset(method, value_of("--preset", argv) or "small")
         path = value_of("--settings", argv)
-        if path is not None:
-            start = from_file(start, Path(path))
-        kind = METHODS[method].config
-        field: Any = (Annotated[kind, tyro.conf.arg(name="")], start)
-        return create_model(arguments.__name__, __base__=arguments, method=field)
+        return _arguments(method, start if path is None else from_file(start, Path(path)))
 
     return model
 
@@ -81,7 +72,7 @@ def _adapted(method: str, arguments: type[TrainArguments]) -> Callable[[Sequence
 def _run(method: str) -> Callable[[Any, Output], int]:
     """What a method's verb does."""
 
-    def run(arguments: CDTArguments | RvSArguments | BCArguments, output: Output) -> int:
+    def run(arguments: Any, output: Output) -> int:
         out = resumable_training(arguments.out) if arguments.resume else free_directory(arguments.out)
         one_torch_thread()
         config = arguments.method
@@ -112,8 +103,4 @@ def _run(method: str) -> Callable[[Any, Output], int]:
     return run
 
 
-COMMANDS = {
-    "cdt": Command(CDTArguments, _run("cdt"), _adapted("cdt", CDTArguments)),
-    "rvs": Command(RvSArguments, _run("rvs"), _adapted("rvs", RvSArguments)),
-    "bc": Command(BCArguments, _run("bc"), _adapted("bc", BCArguments)),
-}
+COMMANDS = {name: Command(_arguments(name, preset(name, "small")), _run(name), _adapted(name)) for name in METHODS}

@@ -25,7 +25,11 @@ class Sampler(Protocol[Batch_co]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransitionBatch:
-    """B single steps. `terminated`: the task ended with this step, so that nothing follows it; a clock is no end."""
+    """B single steps.
+
+    `terminated`: the task ended with this step, so that nothing follows it. `timeouts`: the episode ended with it, but
+    its task did not: the clock or the log stopped it; whether that is an end, the method says.
+    """
 
     observations: Float[np.ndarray, "B o"]
     actions: Float[np.ndarray, "B a"]
@@ -33,6 +37,7 @@ class TransitionBatch:
     costs: Float[np.ndarray, "B k"]
     next_observations: Float[np.ndarray, "B o"]
     terminated: Bool[np.ndarray, "B"]
+    timeouts: Bool[np.ndarray, "B"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +66,9 @@ class TransitionSampler:
         self._dataset = dataset
         self._batch_size = batch_size
         self._observation_row = np.arange(dataset.n_steps) + np.repeat(np.arange(len(dataset)), dataset.lengths)
-        self._terminated = np.zeros(dataset.n_steps, dtype=np.bool_)
+        self._terminated, self._timeouts = np.zeros((2, dataset.n_steps), dtype=np.bool_)
         self._terminated[dataset.offsets[1:] - 1] = dataset.terminated
+        self._timeouts[dataset.offsets[1:] - 1] = ~dataset.terminated
 
     def sample(self, rng: np.random.Generator) -> TransitionBatch:
         """One batch of steps."""
@@ -75,6 +81,7 @@ class TransitionSampler:
             costs=data.costs[steps],
             next_observations=data.observations[rows + 1],
             terminated=self._terminated[steps],
+            timeouts=self._timeouts[steps],
         )
 
 

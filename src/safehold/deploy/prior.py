@@ -295,6 +295,37 @@ class Prior:
             contexts=tuple(name for name in space.names if name in contexts),
         )
 
+    @staticmethod
+    def around(
+        space: TargetSpace,
+        reward: Float[np.ndarray, "m"],
+        costs: Mapping[str, Float[np.ndarray, "m"]],
+        *,
+        dial_error: Mapping[str, float],
+        episode_sd: Mapping[str, float],
+        reward_dial_error: float,
+        reward_episode_sd: float,
+    ) -> "Prior":
+        """A declared mean for every candidate, for a dial that is no return; errors have the default hyper-prior.
+
+        Raises:
+            BadPrior: if a scale is missing, not finite or not positive.
+        """
+        scales = _Scales(space, {}, None, Matern52)
+        outputs = {}
+        for name, mean in costs.items():
+            if name not in dial_error or name not in episode_sd:
+                raise BadPrior(f"cost {name!r}: declare its dial error, and the scatter of its episodes")
+            kernels, weights = scales.of_cost(dial_error[name], f"dial error of cost {name!r}")
+            outputs[name] = OutputPrior(mean=mean, kernels=kernels, weights=weights, episode_sd=episode_sd[name])
+        kernel = scales.of_reward(reward_dial_error, "dial error of the reward")
+        return Prior(
+            space=space,
+            reward=OutputPrior(mean=reward, kernels=(kernel,), episode_sd=reward_episode_sd),
+            costs=outputs,
+            support=np.ones(len(space), dtype=np.bool_),
+        )
+
     def from_offline(self, limits: Sequence[Limit], table: OfflineTable) -> "Prior":
         """The same beliefs around an affine map of the target, fitted to an offline evaluation.
 

@@ -7,7 +7,7 @@ from safehold.core.errors import UsageError
 from safehold.core.spec import TaskSpec
 from safehold.envs.adapter import Task
 from safehold.envs.suites import bullet_safety_gym, icu_sepsis, velocity
-from safehold.envs.toy import corridor, dial, double_integrator, point_hazard
+from safehold.envs.toy import corridor, dial, double_integrator, point_hazard, rain
 
 TASKS: dict[str, Task] = {
     **velocity.TASKS,
@@ -17,6 +17,7 @@ TASKS: dict[str, Task] = {
     "toy/Dial": dial.TASK,
     "toy/DoubleIntegrator": double_integrator.TASK,
     "toy/PointHazard": point_hazard.TASK,
+    "toy/Rain": rain.TASK,
 }
 
 

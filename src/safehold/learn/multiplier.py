@@ -11,7 +11,7 @@ from safehold.learn.learner import State
 
 
 class MultiplierConfig(Config):
-    """Gains of the multiplier's controller; violations are in cost units per episode."""
+    """Gains of the multiplier's controller; violations are in the units of what is limited, see `ScalarMultiplier`."""
 
     initial: NonNegativeFloat = 0.0
     """Multiplier before the first update, in reward units per cost unit."""
@@ -33,7 +33,9 @@ class ScalarMultiplier:
 
     where J_c is the mean undiscounted cost return of the latest episodes, d the limit and J_c' the J_c of the
     update before.   [Stooke et al., arXiv 2007.03964, Alg. 2] With the first gain alone this is plain gradient
-    ascent, lambda <- [lambda + beta (J_c - d)]_+, the scalar Lagrangian's Eq. (4). Steps are plain: an optimiser
+    ascent, lambda <- [lambda + beta (J_c - d)]_+, the scalar Lagrangian's Eq. (4). Offline there are no episodes: J_c
+    is what a critic says, in the mean over a batch, and d the limit in the critic's discounted units
+    (`learn.offline.actor_critic.discounted_limit`). Steps are plain: an optimiser
     that divides by the gradient's size, such as Adam, would move lambda by the same amount however large the
     violation is.
     """
@@ -51,7 +53,7 @@ class ScalarMultiplier:
         return self._value
 
     def update(self, mean_cost: float) -> None:
-        """One step by the mean cost return of the latest episodes.
+        """One step by the mean cost, of the latest episodes or of a critic.
 
         Raises:
             ModelError: if the mean is not finite; a cost that cannot be computed must not look like a safe one.
@@ -59,7 +61,7 @@ class ScalarMultiplier:
         if not math.isfinite(mean_cost):
             raise ModelError(
                 f"mean cost return of {self.limit.name!r} is {mean_cost}; the multiplier needs a finite number "
-                "(check the environment's costs)"
+                "(check the costs, of the environment or of the log)"
             )
         config = self._config
         violation = min(max(mean_cost - self.limit.value, -config.largest_step), config.largest_step)

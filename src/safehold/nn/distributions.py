@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+EDGE = 1e-6
+"""Distance from plus and minus 1 inside of which a bounded action counts as the nearest invertible one."""
+
 
 @dataclass(frozen=True, slots=True)
 class DiagonalGaussian:
@@ -51,9 +54,17 @@ class TanhGaussian:
         2 (log 2 - u - softplus(-2 u)), which does not cancel for large |u|.   [SAC, Eq. (26)]
         """
         u = self.inner.sample(generator)
-        jacobian = 2.0 * (math.log(2.0) - u - torch.nn.functional.softplus(-2.0 * u))
-        return torch.tanh(u), self.inner.log_density(u) - jacobian.sum(dim=-1)
+        return torch.tanh(u), self._log_density_before(u)
+
+    def log_density(self, y: Float[Tensor, "n a"]) -> Float[Tensor, "n"]:
+        """The same of given rows, moved inside plus or minus (1 - `EDGE`), where a tanh can still be undone."""
+        return self._log_density_before(torch.atanh(y.clamp(-1.0 + EDGE, 1.0 - EDGE)))
 
     def mode(self) -> Float[Tensor, "n a"]:
         """The tanh of the inner mean: the action of a policy that does not explore."""
         return torch.tanh(self.inner.mean)
+
+    def _log_density_before(self, u: Float[Tensor, "n a"]) -> Float[Tensor, "n"]:
+        """Log density of tanh(u)."""
+        jacobian = 2.0 * (math.log(2.0) - u - torch.nn.functional.softplus(-2.0 * u))
+        return self.inner.log_density(u) - jacobian.sum(dim=-1)

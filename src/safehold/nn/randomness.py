@@ -43,3 +43,8 @@ class OwnGenerator:
     def restore(self, state: UInt8[Tensor, "bytes"]) -> None:
         """Continues from a saved state."""
         self._state = state.clone()
+
+
+def drawn_generator() -> torch.Generator:
+    """A generator seeded by a draw of torch's default one: inside `OwnGenerator.drawing`, by that one."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))

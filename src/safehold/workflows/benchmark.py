@@ -11,7 +11,15 @@ from typing import Any, Literal
 import joblib
 import numpy as np
 from jaxtyping import Float
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from safehold import __version__
 from safehold.core.config import Config
@@ -25,10 +33,12 @@ from safehold.data.dataset import OfflineDataset
 from safehold.data.frontier import frontier
 from safehold.data.layouts import read_any
 from safehold.learn.checkpoint import load_checkpoint
+from safehold.learn.offline.actor_critic import LimitedConfig
+from safehold.learn.offline.lspc import LSPCFamily
 from safehold.workflows.collect import collect
 from safehold.workflows.evaluate import Evaluation, evaluate
 from safehold.workflows.files import write_text
-from safehold.workflows.train import OfflineConfig, load, preset, train, training_threads
+from safehold.workflows.train import METHODS, OfflineConfig, load, preset, train, training_threads
 
 Backend = Literal["loky", "ray"]
 """Where runs go: processes of this machine, or a Ray cluster."""
@@ -40,7 +50,7 @@ RESULT = "result.json"
 class Method(Config):
     """One contestant."""
 
-    method: Literal["bc", "cdt", "rvs"]
+    method: str
     """Learner, as in `safehold train`."""
     preset: str = "small"
     """Where its settings start from."""
@@ -49,20 +59,32 @@ class Method(Config):
     safe: bool = False
     """Clone only episodes that keep the limit (bc): trained anew for every limit."""
 
+    @field_validator("method")
+    @classmethod
+    def _is_a_method(cls, name: str) -> str:
+        if name not in METHODS:
+            raise ValueError(f"there is no method {name!r}; there are {sorted(METHODS)}")
+        return name
+
     @model_validator(mode="after")
     def _only_cloning_is_safe(self) -> "Method":
         if self.safe and self.method != "bc":
             raise ValueError('safe = true chooses the episodes that are cloned, so it is for method = "bc"')
         return self
 
+    @property
+    def limited(self) -> bool:
+        """Whether what it learns is for one limit, so that it is trained anew for every limit."""
+        return self.safe or issubclass(METHODS[self.method].config, LimitedConfig)
+
     def config(self, limits: Mapping[str, float]) -> OfflineConfig:
-        """Its settings, for the episodes that keep these limits if it clones safe ones.
+        """Its settings, for these limits if what it learns is for limits.
 
         Raises:
             UsageError: if preset or settings do not exist.
         """
         base = preset(self.method, self.preset)
-        said = {**self.settings, **({"limits": dict(limits)} if self.safe else {})}
+        said = {**self.settings, **({"limits": dict(limits)} if self.limited else {})}
         try:
             return type(base).model_validate({**base.model_dump(), **said})
         except ValidationError as error:
@@ -204,7 +226,7 @@ def cells(config: BenchmarkConfig) -> Iterator[Cell]:
     for seed in config.seeds:
         for task in config.tasks:
             for name, method in config.methods.items():
-                for limit in config.limits if method.safe else (None,):
+                for limit in config.limits if method.limited else (None,):
                     yield Cell(task, name, seed, limit)
 
 
@@ -343,7 +365,7 @@ def _evaluated(
     """Fresh episodes at a limit; all methods meet the same reset seeds."""
     target: Target | None = None
     if isinstance(policy, PolicyFamily):
-        target = (frontier(dataset).best_reward(limit), limit)
+        target = _asked(policy, dataset, limit)
         policy = policy.at(target)
     (found,) = evaluate(
         cell.task,
@@ -355,6 +377,16 @@ def _evaluated(
         episodes=episodes,
     )
     return found
+
+
+def _asked(family: PolicyFamily, dataset: OfflineDataset, limit: float) -> Target:
+    """What a dial is set to, told the limit alone: the best reward logged under it, and the limit itself.
+
+    The box of `lspc` is no return: it stays as trained.
+    """
+    if isinstance(family, LSPCFamily):
+        return (family.config.epsilon,)
+    return tuple(frontier(dataset).best_reward(limit) if name == "reward" else limit for name in family.target_names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +410,7 @@ def _of_limit(path: Path, limit: float) -> _Run:
 
 def _runs(config: BenchmarkConfig, directory: Path, task: str, name: str, method: Method, limit: float) -> list[_Run]:
     """One of each seed."""
-    cells = (Cell(task, name, seed, limit if method.safe else None) for seed in config.seeds)
+    cells = (Cell(task, name, seed, limit if method.limited else None) for seed in config.seeds)
     return [_of_limit(directory / cell.place / RESULT, limit) for cell in cells]
 
 

@@ -137,8 +137,9 @@ def _whole_training(trained: Path, log: OfflineDataset) -> tuple[Learner[Any, An
     if settings.get("dataset") != log.digest:
         raise DataError(f"{trained} was trained on another log than the one given: {settings.get('dataset')}")
     learner, _ = method.build(log, config, Streams(int(settings["seed"])).integer("weights"))
-    if not isinstance(learner.policy(), PolicyFamily):
-        raise UsageError(f"{trained}: method {settings['method']!r} has no dial, so there is no target to act at")
+    family = learner.policy()
+    if not isinstance(family, PolicyFamily) or "reward" not in family.target_names:
+        raise UsageError(f"{trained}: method {settings['method']!r} has no dial of returns, so no target to act at")
     state = State(saved.tensors, saved.meta)
     if int(state.part("run").meta["updates"]) != config.steps:
         raise UsageError(

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,11 +15,9 @@ from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
 from safehold.data.dataset import OfflineDataset
-from safehold.data.normalise import Normaliser
 from safehold.learn.checkpoint import Checkpoint, load_checkpoint
 from safehold.learn.hooks import Progress
 from safehold.learn.learner import State
-from safehold.learn.offline import bc, cdt, cdt_network, rvs
 from safehold.learn.offline.fqe import FittedReturns, FQEConfig, fitted_returns
 from safehold.learn.offline.held_out import (
     StepScores,
@@ -31,7 +28,7 @@ from safehold.learn.offline.held_out import (
     units_of,
 )
 from safehold.learn.offline.logged import answering
-from safehold.learn.offline.scales import Scales
+from safehold.learn.offline.lspc import LSPCFamily
 from safehold.workflows.train import METHODS, TRAINING, load
 
 TRIVIAL = ("mean action", "last action")
@@ -121,6 +118,8 @@ class Candidate:
 def candidate(directory: Path, log: OfflineDataset) -> Candidate:
     """The policy of a checkpoint, finished or in training, to be judged on a log of its task.
 
+    `lspc` is judged with the box that it was trained in: its dial is no return.
+
     Raises:
         IntegrityError: if bytes of the checkpoint changed.
         DataError: if it holds no policy of an offline method, or the log is of another task.
@@ -136,7 +135,7 @@ def candidate(directory: Path, log: OfflineDataset) -> Candidate:
             f"{directory} holds a {checkpoint.kind!r}; name a policy or a checkpoint as `safehold train` leaves them"
         )
     seen = checkpoint.meta.get("provenance", {}).get("dataset") in (log.digest, log.provenance.get("of"))
-    return Candidate(trained, checkpoint.digest, seen)
+    return Candidate(trained.usual if isinstance(trained, LSPCFamily) else trained, checkpoint.digest, seen)
 
 
 def policy_in_training(checkpoint: Checkpoint, spec: TaskSpec, where: Path) -> Policy | PolicyFamily:
@@ -149,17 +148,10 @@ def policy_in_training(checkpoint: Checkpoint, spec: TaskSpec, where: Path) -> P
         learnt = State(checkpoint.tensors, checkpoint.meta).part("learner")
         provenance = checkpoint.meta["provenance"]
         method = METHODS[provenance["method"]]
-        config: Any = method.config.model_validate(provenance["config"])
-        learner: Any
-        if isinstance(config, bc.BCConfig):
-            normaliser = Normaliser.of_json(learnt.meta["observations"], spec.observation_size)
-            learner = bc.BCLearner(spec, normaliser, config, seed=0)
-        else:
-            _check_same_task(TaskSpec.of_json(learnt.meta["spec"]), spec, where)
-            own = TaskSpec.of_json(learnt.meta["spec"])
-            scales = Scales.of_json(learnt.meta["scales"], own, config.to_go_features)
-            kind = cdt.CDTLearner if isinstance(config, cdt_network.CDTConfig) else rvs.RvSLearner
-            learner = kind(own, scales, config, 0)
+        config = method.config.model_validate(provenance["config"])
+        own = TaskSpec.of_json(learnt.meta["spec"]) if "spec" in learnt.meta else spec
+        _check_same_task(own, spec, where)
+        learner = method.rebuild(learnt.meta, own, config)
         learner.restore(learnt)
     except (KeyError, TypeError, ValidationError) as error:
         raise DataError(f"{where} holds no training to take a policy from: {error!r}") from error

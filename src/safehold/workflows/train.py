@@ -11,6 +11,7 @@ import torch
 from safehold.core.errors import DataError, UsageError
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.seeding import Streams
+from safehold.core.spec import TaskSpec
 from safehold.data.batches import Sampler, TransitionSampler
 from safehold.data.dataset import OfflineDataset
 from safehold.data.layouts import read_any
@@ -19,11 +20,13 @@ from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
-from safehold.learn.offline import bc, cdt, cdt_network, cdt_policy, rvs
+from safehold.learn.offline import bc, caps, cdt, cdt_network, cdt_policy, iql, lspc, rvs
+from safehold.learn.offline.actor_critic import ActorCriticConfig, ActorCriticLearner
 from safehold.learn.offline.dial import DialConfig, augmented, scales_of, windows
+from safehold.learn.offline.learnt import Learnt
 from safehold.learn.place import HERE, Place
 
-OfflineConfig = bc.BCConfig | cdt_network.CDTConfig | rvs.RvSConfig
+OfflineConfig = bc.BCConfig | DialConfig | ActorCriticConfig
 """The configurations of the offline methods."""
 
 TRAINING = "training"
@@ -42,11 +45,12 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class _Method:
-    """How one method is configured, built, saved and loaded."""
+    """How one method is configured, built, built again from what a learner's state says, saved and loaded."""
 
     config: type[OfflineConfig]
     presets: Mapping[str, OfflineConfig]
     build: Callable[..., tuple[Learner[Any, Any], Sampler[Any]]]
+    rebuild: Callable[[Mapping[str, Any], TaskSpec, Any], Learner[Any, Any]]
     save: Callable[[Path, Any, OfflineDataset, Mapping[str, Any]], str]
     load: Callable[..., Policy | PolicyFamily]
 
@@ -207,28 +211,62 @@ def _refuse_elsewhere(method: str, place: Place) -> None:
         raise UsageError(f"{method!r} trains in one process on the processor, {place} was asked for; only 'cdt' is big")
 
 
+def _rebuild_bc(meta: Mapping[str, Any], spec: TaskSpec, config: bc.BCConfig) -> Learner[Any, Any]:
+    return bc.BCLearner(spec, Normaliser.of_json(meta["observations"], spec.observation_size), config, seed=0)
+
+
+def _of_learnt(
+    learnt: type[Learnt[Any, Any, Any]],
+    learner: Callable[..., Learner[Any, Any]],
+    presets: Mapping[str, OfflineConfig],
+    build: Callable[..., tuple[Learner[Any, Any], Sampler[Any]]],
+) -> _Method:
+    """A method whose result saves itself."""
+
+    def rebuild(meta: Mapping[str, Any], spec: TaskSpec, config: Any) -> Learner[Any, Any]:
+        return learner(spec, learnt.scales_of(meta["scales"], spec, config), config, 0)
+
+    return _Method(
+        config=learnt.config_type,  # type: ignore[arg-type]
+        presets=presets,
+        build=build,
+        rebuild=rebuild,
+        save=lambda directory, result, data, provenance: result.save(directory, provenance),  # noqa: ARG005
+        load=learnt.load,  # type: ignore[arg-type]
+    )
+
+
+def _actor_critic(
+    learnt: type[Learnt[Any, Any, Any]],
+    learner: type[ActorCriticLearner[Any, Any]],
+    presets: Mapping[str, ActorCriticConfig],
+) -> _Method:
+    """A method on single steps, all of the log."""
+
+    def build(
+        dataset: OfflineDataset, config: ActorCriticConfig, seed: int, place: Place = HERE
+    ) -> tuple[Learner[Any, Any], Sampler[Any]]:
+        _refuse_elsewhere(learnt.kind, place)
+        made = learner(dataset.spec, Normaliser.fit(dataset.observations), config, seed)
+        return made, TransitionSampler(dataset, config.batch_size)
+
+    return _of_learnt(learnt, learner, presets, build)
+
+
 METHODS: Mapping[str, _Method] = {
     bc.KIND: _Method(
         config=bc.BCConfig,
         presets=bc.PRESETS,
         build=_build_bc,
+        rebuild=_rebuild_bc,
         save=lambda directory, policy, data, provenance: bc.save_policy(directory, policy, data.spec, provenance),
         load=bc.load_policy,
     ),
-    cdt_policy.KIND: _Method(
-        config=cdt_network.CDTConfig,
-        presets=cdt.PRESETS,
-        build=_build_cdt,
-        save=lambda directory, family, data, provenance: family.save(directory, provenance),  # noqa: ARG005
-        load=cdt_policy.CDTPolicyFamily.load,
-    ),
-    rvs.KIND: _Method(
-        config=rvs.RvSConfig,
-        presets=rvs.PRESETS,
-        build=_build_rvs,
-        save=lambda directory, family, data, provenance: family.save(directory, provenance),  # noqa: ARG005
-        load=rvs.RvSPolicyFamily.load,
-    ),
+    cdt_policy.KIND: _of_learnt(cdt_policy.CDTPolicyFamily, cdt.CDTLearner, cdt.PRESETS, _build_cdt),
+    rvs.KIND: _of_learnt(rvs.RvSPolicyFamily, rvs.RvSLearner, rvs.PRESETS, _build_rvs),
+    iql.KIND: _actor_critic(iql.IQLPolicy, iql.IQLLearner, iql.PRESETS),
+    caps.KIND: _actor_critic(caps.CAPSFamily, caps.CAPSLearner, caps.PRESETS),
+    lspc.KIND: _actor_critic(lspc.LSPCFamily, lspc.LSPCLearner, lspc.PRESETS),
 }
 """The offline methods, by the name that their checkpoints carry."""
 

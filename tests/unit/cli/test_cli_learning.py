@@ -280,6 +280,22 @@ def test_a_policy_without_a_dial_is_not_deployed(safehold, policies, log, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_lspc_is_trained_evaluated_at_a_box_and_compared(safehold, log, policies, tmp_path):
+    size = ("--hidden", 8, "--latent", 2, "--batch-size", 16, "--steps", 10, "--checkpoint-every", 5)
+    assert safehold("train", "lspc", "--data", log, "--out", tmp_path / "lspc", *size).code == 0
+    policy = tmp_path / "lspc" / "policy"
+    ran = safehold("evaluate", policy, "--task", TASK, "--target", 0.5, "--episodes", 2, "--json", "--quiet")
+    assert ran.json["targets"][0]["target"] == [0.5]
+    assert "give --target with epsilon" in safehold("evaluate", policy, "--task", TASK).err
+    assert "no dial of returns" in safehold("evaluate", policy, "--task", TASK, "--dial", log, "--limit", 5).err
+    driven = safehold("deploy", "run", "--policy", policy, "--data", log, "--limit", 5, "--out", tmp_path / "d", *DIAL)
+    assert driven.code == 3
+    assert "declare_boxes" in driven.err
+    assert safehold("select", policy, policies / "bc" / "policy", "--log", log, "--json", "--quiet").code == 0
+    tuned = safehold("finetune", tmp_path / "lspc", "--log", log, "--limit", 5, "--out", tmp_path / "f")
+    assert "no dial of returns" in tuned.err
+
+
 def test_explore_leaves_snapshots_that_collect_can_log(safehold, tmp_path):
     size = ("--total-steps", 400, "--environments", 2, "--steps-per-batch", 100, "--snapshots", 2)
     judged = ("--evaluation-episodes", 1, "--limit", 5)

@@ -48,6 +48,7 @@ class TestTransitions:
             assert batch.rewards[i] == episode.rewards[t]
             np.testing.assert_array_equal(batch.costs[i], episode.costs[t])
             assert batch.terminated[i] == (episode.terminated and t == len(episode) - 1)
+            assert batch.timeouts[i] == (episode.truncated and t == len(episode) - 1)
             seen.add((e, t))
         assert len(seen) == sum(LENGTHS)
 

@@ -10,8 +10,9 @@ from safehold.core.seeding import Streams
 from safehold.core.spec import Box, TaskSpec
 from safehold.core.target import Target
 from safehold.data.dataset import OfflineDataset
+from safehold.data.normalise import Normaliser
 from safehold.learn.gaussian_policy import GaussianPolicy
-from safehold.learn.offline import cdt, rvs
+from safehold.learn.offline import cdt, lspc, rvs
 from safehold.learn.offline.dial import DialFamily
 from safehold.learn.offline.held_out import halves, score, score_last_action, score_mean_action, units_of
 from safehold.learn.offline.logged import History, answering
@@ -68,6 +69,24 @@ def test_answers_are_what_an_actor_does_that_watched_the_episode(
     windows = history.windows(states, np.tile(target, (len(states), 1)), asked.context)
     acted = asked.acts(windows, np.random.default_rng(0))
     np.testing.assert_allclose(acted, replayed(family.at(target), data, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("codes", ["mode", "drawn"])
+def test_a_policy_of_the_observation_answers_with_what_it_does_there(
+    codes: str, logged: Callable[[int], OfflineDataset]
+) -> None:
+    data = logged(4)
+    config = lspc.LSPCConfig(hidden=(16,), latent=2, codes=codes)
+    policy = lspc.LSPCLearner(data.spec, Normaliser.fit(data.observations), config, 3).policy().at((0.7,))
+    asked, history = answering(policy), History(data)
+    states = np.arange(history.first[2], history.first[2] + data.lengths[2])
+    windows = history.windows(states, np.zeros((len(states), 0)), asked.context)
+    acted = asked.acts(windows, np.random.default_rng(0))
+    if codes == "mode":
+        np.testing.assert_allclose(acted, replayed(policy, data, 2), atol=1e-5)
+    else:
+        assert not np.array_equal(acted, asked.acts(windows, np.random.default_rng(1)))
+    np.testing.assert_array_equal(asked.answers(windows).mean, asked.answers(windows).mean)
 
 
 def test_what_was_obtained_counts_up_to_a_state_within_its_episode(logged: Callable[[int], OfflineDataset]) -> None:

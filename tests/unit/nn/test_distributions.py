@@ -56,3 +56,16 @@ def test_log_density_stays_finite_where_tanh_saturates():
     squashed = TanhGaussian(DiagonalGaussian(torch.full((100, 1), 20.0), torch.zeros(1)))
     _, log_density = squashed.sample_with_log_density(torch_generator(0))
     assert torch.isfinite(log_density).all()
+
+
+def test_density_of_given_actions_is_that_of_what_was_drawn():
+    squashed = TanhGaussian(DiagonalGaussian(MEAN.repeat(50, 1), LOG_SD))
+    y, log_density = squashed.sample_with_log_density(torch_generator(0))
+    np.testing.assert_allclose(squashed.log_density(y).numpy(), log_density.numpy(), rtol=1e-3, atol=1e-3)
+
+
+def test_density_at_the_bounds_is_that_just_inside():
+    squashed = TanhGaussian(DiagonalGaussian(torch.zeros(2, 1), torch.zeros(1)))
+    edges = squashed.log_density(torch.tensor([[1.0], [-1.0]]))
+    assert torch.isfinite(edges).all()
+    assert torch.equal(edges, squashed.log_density(torch.tensor([[1.0 - 1e-6], [-1.0 + 1e-6]])))

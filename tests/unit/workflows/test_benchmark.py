@@ -83,6 +83,18 @@ def test_a_dial_is_asked_for_the_best_logged_reward_under_the_limit(log, whole):
         assert entry["target"] == [kept.max(), entry["limit"]]
 
 
+def test_a_box_stays_as_trained_and_what_has_no_dial_is_asked_for_nothing(log, tmp_path):
+    size = {"hidden": [8], "batch_size": 8, "steps": 3}
+    methods = {
+        "lspc": {"method": "lspc", "settings": {**size, "latent": 2, "epsilon": 0.6}},
+        "iql": {"method": "iql", "settings": size},
+    }
+    run_benchmark(config(log, methods=methods, seeds=[0]), tmp_path)
+    for name, target in (("lspc", [0.6]), ("iql", None)):
+        record = json.loads((tmp_path / "toy-Dial" / name / "seed-0" / RESULT).read_text())
+        assert [entry["target"] for entry in record["limits"]] == [target, target]
+
+
 def test_methods_meet_the_same_episodes(log, whole, monkeypatch, tmp_path):
     seen = {}
 

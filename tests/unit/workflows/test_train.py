@@ -13,14 +13,20 @@ from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.hooks import stop_when
 from safehold.learn.offline.bc import BCConfig
+from safehold.learn.offline.caps import CAPSConfig
 from safehold.learn.offline.cdt_network import CDTConfig
+from safehold.learn.offline.iql import IQLConfig
+from safehold.learn.offline.lspc import LSPCConfig
 from safehold.learn.offline.rvs import RvSConfig
-from safehold.workflows.train import load, preset, train
+from safehold.workflows.train import METHODS, load, preset, train
 
 BC = BCConfig(hidden=(8,), batch_size=16, steps=9)
 CDT = CDTConfig(width=8, layers=1, heads=2, context=3, batch_size=8, steps=9, dropout=0.1)
 RVS = RvSConfig(hidden=(8,), batch_size=8, steps=9, dropout=0.1)
-CONFIGS: dict[str, Config] = {"bc": BC, "cdt": CDT, "rvs": RVS}
+IQL = IQLConfig(hidden=(8,), batch_size=8, steps=9)
+CAPS = CAPSConfig(hidden=(8,), batch_size=8, steps=9)
+LSPC = LSPCConfig(hidden=(8,), latent=2, batch_size=8, steps=9)
+CONFIGS: dict[str, Config] = {"bc": BC, "cdt": CDT, "rvs": RVS, "iql": IQL, "caps": CAPS, "lspc": LSPC}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def data() -> OfflineDataset:
     )
 
 
-@pytest.mark.parametrize("method", ["bc", "cdt", "rvs"])
+@pytest.mark.parametrize("method", sorted(METHODS))
 class TestEveryMethod:
     def test_trains_from_a_file_into_a_policy_that_loads(
         self, method: str, data: OfflineDataset, tmp_path: Path
@@ -47,7 +53,7 @@ class TestEveryMethod:
         assert trained.updates == 9
         assert trained.policy == tmp_path / "run" / "policy"
         learnt = load(trained.policy, expected_digest=trained.digest)
-        policy = learnt.at((0.0, 1.0)) if isinstance(learnt, PolicyFamily) else learnt
+        policy = learnt.at((1.0,) * len(learnt.target_names)) if isinstance(learnt, PolicyFamily) else learnt
         assert isinstance(policy, Policy)
         actions = policy.start(2, np.random.default_rng(0)).act(np.zeros((2, 2), dtype=np.float32))
         assert actions.shape == (2, 1)
@@ -140,11 +146,11 @@ class TestRefusals:
             train(data, "bc", BC, broken, seed=3, resume=True)
 
     def test_a_training_checkpoint_is_no_policy(self, broken: Path) -> None:
-        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'cdt', 'rvs'\]"):
+        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'caps', 'cdt'"):
             load(broken / "checkpoints" / "00000004")
 
     def test_unknown_methods_presets_and_foreign_configurations(self, data: OfflineDataset, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'cdt', 'rvs'\]"):
+        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'caps', 'cdt'"):
             train(data, "cdtt", BC, tmp_path / "run", seed=0)
         with pytest.raises(UsageError, match="takes a CDTConfig, got a BCConfig"):
             train(data, "cdt", BC, tmp_path / "run", seed=0)

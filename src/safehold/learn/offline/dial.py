@@ -7,8 +7,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,9 +23,10 @@ from safehold.core.target import Target
 from safehold.data.augment import Augmentation, beyond_frontier
 from safehold.data.batches import SequenceBatch, SequenceSampler, even_weights, low_cost_weights
 from safehold.data.dataset import OfflineDataset
-from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
+from safehold.learn.checkpoint import module_tensors, restore_module, take
 from safehold.learn.learner import Metrics, State
 from safehold.learn.offline.actions import code_of
+from safehold.learn.offline.learnt import Learnt, identity, require_identity
 from safehold.learn.offline.scales import Feature, Scales
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.learn.place import HERE, Place
@@ -124,26 +124,15 @@ def windows(
 
 ConfigOf = TypeVar("ConfigOf", bound=DialConfig)
 NetworkOf = TypeVar("NetworkOf", bound=nn.Module)
-FamilyOf = TypeVar("FamilyOf", bound="DialFamily[Any, Any]")
 
 
-class DialFamily(ABC, Generic[ConfigOf, NetworkOf]):
+class DialFamily(Learnt[ConfigOf, Scales, NetworkOf]):
     """Policies that aim at a target: the reward return, then each named cost's return, in environment units."""
 
-    kind: ClassVar[str]
-    """What its checkpoints call themselves."""
-    config_type: ClassVar[type[DialConfig]]
-
-    def __init__(self, spec: TaskSpec, config: ConfigOf, scales: Scales, network: NetworkOf) -> None:
-        self.spec = spec
-        self.config = config
-        self.scales = scales
-        self.network = network.eval().requires_grad_(requires_grad=False)
-
     @classmethod
-    @abstractmethod
-    def build(cls, spec: TaskSpec, config: ConfigOf) -> NetworkOf:
-        """A network with fresh weights, drawn from torch's default generator."""
+    def scales_of(cls, plain: Mapping[str, Any], spec: TaskSpec, config: ConfigOf) -> Scales:
+        """The scales that `Scales.to_json` wrote."""
+        return Scales.of_json(plain, spec, config.to_go_features)
 
     @abstractmethod
     def start(self, target: Target, n: int) -> Actor:
@@ -163,37 +152,6 @@ class DialFamily(ABC, Generic[ConfigOf, NetworkOf]):
         if len(target) != len(self.target_names) or not np.isfinite(target).all() or min(target[1:]) < 0.0:
             raise UsageError(f"target {target}: expected finite {self.target_names}, costs >= 0, in environment units")
         return DialPolicy(self, tuple(float(value) for value in target))
-
-    def save(self, directory: Path, provenance: Mapping[str, Any]) -> str:
-        """Writes the family as a checkpoint and returns its digest; `provenance` says where it came from."""
-        return save_checkpoint(
-            directory,
-            kind=self.kind,
-            tensors=module_tensors(self.network, "model"),
-            meta={**identity(self.spec, self.config, self.scales), "provenance": dict(provenance)},
-        )
-
-    @classmethod
-    def load(cls: type[FamilyOf], directory: Path, *, expected_digest: str | None = None) -> FamilyOf:
-        """The family that `save` wrote.
-
-        Raises:
-            IntegrityError: if bytes changed, or the checkpoint is not the pinned one.
-            DataError: if it is of another method, or does not fit together.
-        """
-        checkpoint = load_checkpoint(directory, expected_digest=expected_digest)
-        if checkpoint.kind != cls.kind:
-            raise DataError(f"{directory}: expected a checkpoint of kind {cls.kind!r}, this is {checkpoint.kind!r}")
-        try:
-            spec = TaskSpec.of_json(checkpoint.meta["spec"])
-            config = cls.config_type.model_validate(checkpoint.meta["config"])
-            scales = Scales.of_json(checkpoint.meta["scales"], spec, config.to_go_features)
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{directory}: {error}") from error
-        with OwnGenerator(0).drawing():  # every weight is replaced below
-            network = cls.build(spec, config)
-        restore_module(network, checkpoint.tensors, "model")
-        return cls(spec, config, scales, network)
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,11 +244,7 @@ class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
 
     def restore(self, state: State) -> None:
         """Goes on from saved weights, moments and generator."""
-        for name, own in identity(self._spec, self._config, self._scales).items():
-            if state.meta[name] != own:
-                raise DataError(
-                    f"the saved {name} differs from that of this run; resume with the same dataset and configuration"
-                )
+        require_identity(state.meta, self._spec, self._config, self._scales)
         updates, moments = int(state.meta["updates"]), take(state.tensors, "optimiser")
         require_state(moments, updates)
         if "generator" not in state.tensors:
@@ -299,11 +253,6 @@ class DialLearner(ABC, Generic[ConfigOf, NetworkOf]):
         restore_optimiser(self._optimiser, moments)
         self._generator.restore(state.tensors["generator"])
         self._updates = updates
-
-
-def identity(spec: TaskSpec, config: DialConfig, scales: Scales) -> dict[str, Any]:
-    """What makes weights mean something: the task, the configuration, the scales."""
-    return {"spec": spec.to_json(), "config": config.to_json(), "scales": scales.to_json()}
 
 
 def as_tensor(array: np.ndarray) -> torch.Tensor:

@@ -43,7 +43,7 @@ from safehold.learn.offline.actions import box_of, middle_and_half
 from safehold.learn.offline.held_out import units_of
 from safehold.learn.offline.logged import Answering, History, Windows
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
-from safehold.nn.mlp import linear_layers, mlp
+from safehold.nn.ensemble import Ensemble
 from safehold.nn.tensors import to_array, to_tensor, torch_generator
 
 _STARTS_AT_ONCE = 512  # initial states in one pass
@@ -211,7 +211,9 @@ class FQELearner:
         self._config = config
         self._signals = len(ranges)
         sizes = (features, *config.hidden, 1)
-        self._networks = _Networks(config.members * self._signals, sizes, torch_generator(seed))
+        self._networks = Ensemble(
+            config.members * self._signals, sizes, generator=torch_generator(seed), activation=nn.functional.silu
+        )
         self._slow = copy.deepcopy(self._networks).requires_grad_(requires_grad=False)
         self._mean, self._sd = to_tensor(typical[:, 0]), to_tensor(typical[:, 1])
         width = ranges[:, 1] - ranges[:, 0]
@@ -290,24 +292,6 @@ class MeanSteps:
         """Held in three times the range of a logged step."""
         said = self.networks(inputs).unflatten(-1, (self.members, len(self.low)))
         return (said * self.sd + self.mean).clamp(self.low, self.high)
-
-
-class _Networks(nn.Module):
-    """Perceptrons of one shape, evaluated together: a column of the output each."""
-
-    def __init__(self, count: int, sizes: Sequence[int], generator: torch.Generator) -> None:
-        super().__init__()
-        built = [linear_layers(mlp(sizes, generator=generator, output_gain=0.01)) for _ in range(count)]
-        layers = list(zip(*built, strict=True))
-        self.weights = nn.ParameterList(torch.stack([one.weight.detach().T for one in layer]) for layer in layers)
-        self.biases = nn.ParameterList(torch.stack([one.bias.detach() for one in layer])[:, None] for layer in layers)
-
-    def forward(self, inputs: Float[Tensor, "B f"]) -> Float[Tensor, "B n"]:
-        """One number each."""
-        hidden = inputs.expand(len(self.biases[0]), -1, -1)
-        for place, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            hidden = torch.baddbmm(bias, nn.functional.silu(hidden) if place else hidden, weight)
-        return hidden[..., 0].T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

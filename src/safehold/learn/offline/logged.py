@@ -5,7 +5,7 @@ that of whoever flew, while what is still to go is the policy's own target less 
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,9 +16,11 @@ from safehold.core.policy import Policy, PolicyFamily
 from safehold.data.dataset import OfflineDataset
 from safehold.learn.gaussian_policy import GaussianPolicy
 from safehold.learn.offline.actions import box_of, middle_and_half
+from safehold.learn.offline.actor_critic import ActorPolicy
 from safehold.learn.offline.cdt_network import Inputs
 from safehold.learn.offline.cdt_policy import CDTPolicyFamily
 from safehold.learn.offline.dial import as_tensor
+from safehold.learn.offline.lspc import LSPCPolicy
 from safehold.learn.offline.rvs import RvSPolicyFamily
 from safehold.learn.offline.scales import Scales
 from safehold.nn.tensors import to_array
@@ -122,6 +124,8 @@ def answering(policy: Policy | PolicyFamily) -> Answering:
         return CDTAnswers(policy)
     if isinstance(policy, RvSPolicyFamily):
         return RvSAnswers(policy)
+    if isinstance(policy, ActorPolicy | LSPCPolicy):
+        return ActorAnswers(policy)
     raise UsageError(
         f"a {type(policy).__name__} cannot be asked at logged states; policies of `safehold train` can (a family with "
         "a dial as a whole, not at one target)"
@@ -146,6 +150,28 @@ class ClonedAnswers:
     def acts(self, windows: Windows, rng: np.random.Generator) -> Float[np.ndarray, "B a"]:
         """An action drawn as the policy draws it."""
         return self._policy.action.clip(self._policy.draw(windows.state(), rng))
+
+    def asked(self, windows: Windows) -> Float[np.ndarray, "B f"]:
+        """Nothing: it has no target."""
+        return np.zeros((len(windows.newest), 0), dtype=np.float32)
+
+
+class ActorAnswers:
+    """A policy of the observation alone that knows no more of its distribution than how to draw from it."""
+
+    context = 1
+    targets = 0
+
+    def __init__(self, policy: ActorPolicy[Any, Any] | LSPCPolicy) -> None:
+        self._policy = policy
+
+    def answers(self, windows: Windows) -> Answers:
+        """Its action; if it draws, one drawn from the same seed every time."""
+        return Answers(self._policy.acts(windows.state(), np.random.default_rng(0)), None)
+
+    def acts(self, windows: Windows, rng: np.random.Generator) -> Float[np.ndarray, "B a"]:
+        """An action as it acts."""
+        return self._policy.acts(windows.state(), rng)
 
     def asked(self, windows: Windows) -> Float[np.ndarray, "B f"]:
         """Nothing: it has no target."""

@@ -21,6 +21,7 @@ from safehold.learn.learner import Metrics
 from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.dial import DialConfig, DialFamily, DialLearner, ToGo, as_tensor
 from safehold.nn.mlp import mlp
+from safehold.nn.randomness import drawn_generator
 from safehold.nn.tensors import to_array, to_tensor
 
 KIND = "rvs"
@@ -63,9 +64,7 @@ class RvSNetwork(nn.Module):
             *config.hidden,
             code_of(spec.action).size,
         )
-        # seeded by a draw of torch's default generator, so that whoever builds a network decides its weights
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-        self.perceptron = mlp(sizes, generator=generator, activation=nn.ReLU, output_gain=0.01)
+        self.perceptron = mlp(sizes, generator=drawn_generator(), activation=nn.ReLU, output_gain=0.01)
         self._dropout = config.dropout
 
     def forward(self, to_go: Float[Tensor, "B t"], observations: Float[Tensor, "B o"]) -> Float[Tensor, "B a"]:
