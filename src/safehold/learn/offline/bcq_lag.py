@@ -187,15 +187,16 @@ class BCQLagLearner(ActorCriticLearner[BCQLagConfig, BCQLagPolicy]):
         model, drawn = self._network.autoencoder, self._config.candidates
         rows = observations.repeat_interleave(drawn, dim=0)
         values = in_parts(self._promised, rows, likely_codes(model, len(rows), self._generator))
-        candidates = values.reshape(len(observations), drawn, -1)
+        candidates = mixed(values, self._config.least_share).reshape(len(observations), drawn, -1)
         if self._config.choice == "largest":
             return candidates.amax(dim=1)
         return best(candidates, self._multipliers.values)
 
-    def _promised(self, observations: Float[Tensor, "n o"], codes: Float[Tensor, "n z"]) -> Float[Tensor, "n s"]:
+    def _promised(self, observations: Float[Tensor, "n o"], codes: Float[Tensor, "n z"]) -> Float[Tensor, "n m s"]:
         """What the slow copies say of actions that the log might hold, moved."""
         actions = self._slow_actor.network(observations, self._network.autoencoder.decode(observations, codes))
-        return mixed(self._slow_critics.network(observations, actions), self._config.least_share)
+        values: Tensor = self._slow_critics.network(observations, actions)
+        return values
 
     def _acts(self, observations: Float[Tensor, "B o"]) -> Float[Tensor, "B a"]:
         """An action that the log might hold at each observation, moved."""
