@@ -151,28 +151,28 @@ def on_rain(kind: type[ActorCriticLearner], config: object, updates: int) -> np.
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_bear_lag_goes_from_one_efficient_policy_on_rain_to_the_other():
-    """What is obtained is within 5 % of the best for what it costs, and it is one of two policies around the limit."""
-    for reward, cost in on_rain(BEARLagLearner, BEARLagConfig(**ON_RAIN, critics=1), 2000):
-        assert reward >= 0.95 * rain.best(cost).reward
-        assert 1.9 <= cost <= 5.6
+@pytest.mark.timeout(900)
+def test_bear_lag_ends_on_rain_at_an_efficient_policy_beside_the_limit():
+    """At one of the two policies that its multiplier is indifferent between, which cost 1.99 and 5.51; not between."""
+    reward, cost = on_rain(BEARLagLearner, BEARLagConfig(**ON_RAIN, critics=1), 2000)[-1]
+    assert reward >= 0.95 * rain.best(cost).reward
+    assert 1.9 <= cost <= 5.6
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_bcq_lag_obtains_nearly_the_most_for_what_it_costs_on_rain():
-    """It stays under the limit: its critic is asked at the log's states, which are dearer than the policy's."""
+@pytest.mark.timeout(900)
+def test_bcq_lag_ends_on_rain_at_an_efficient_policy_under_the_limit():
+    """Well under it: its critic is asked at the log's states, which are dearer than the policy's."""
     config = BCQLagConfig(**ON_RAIN, critics=1, acting_candidates=10)
-    found = on_rain(BCQLagLearner, config, 2400)
-    for reward, cost in found:
-        assert reward >= 0.9 * rain.best(cost).reward
-    assert found[-1, 1] <= 4.0
+    reward, cost = on_rain(BCQLagLearner, config, 2400)[-1]
+    assert reward >= 0.95 * rain.best(cost).reward
+    assert cost <= 4.0
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_cpq_keeps_the_limit_on_rain_and_leaves_reward():
-    found = on_rain(CPQLearner, CPQConfig(**ON_RAIN, unknown_gradient="osrl", actor_learning_rate=1e-3), 1500)
-    assert found[:, 1].max() <= 4.0
-    assert 0.8 <= found[:, 0].mean() / rain.best(4.0).reward <= 0.95
+@pytest.mark.timeout(900)
+def test_cpq_ends_on_rain_under_the_limit_and_leaves_reward():
+    config = CPQConfig(**ON_RAIN, unknown_gradient="osrl", actor_learning_rate=1e-3)
+    reward, cost = on_rain(CPQLearner, config, 1500)[-1]
+    assert cost <= 4.0
+    assert 0.8 <= reward / rain.best(4.0).reward <= 0.95
