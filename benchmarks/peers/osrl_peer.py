@@ -1,7 +1,7 @@
-"""OSRL's own decision transformer, its training step and its evaluation loop, as its checkout has them.
+"""OSRL's own learners, their training steps and the transformer's evaluation loop, as its checkout has them.
 
-Of github.com/liuzuxin/OSRL (Apache-2.0; commit 03a4586) only the module of the network and its trainer is imported;
-what that imports for logging and progress is stood in for, so that nothing of OSRL need be installed.
+Of github.com/liuzuxin/OSRL (Apache-2.0; commit 03a4586) only the modules of networks and their trainers are imported;
+what those import for logging and progress is stood in for, so that nothing of OSRL need be installed.
 """
 
 import importlib
@@ -20,13 +20,13 @@ class Log:
     def __init__(self) -> None:
         self.kept: dict[str, float] = {}
 
-    def store(self, tab: str, **values: float) -> None:  # noqa: ARG002 - OSRL's signature
+    def store(self, tab: str = "", **values: float) -> None:  # noqa: ARG002 - OSRL's signature
         """By OSRL's logger's signature."""
         self.kept.update(values)
 
 
-def osrl(checkout: Path) -> Any:
-    """`osrl.algorithms.cdt`, without the packages that only log, or read what we do not need."""
+def osrl(checkout: Path, module: str = "cdt") -> Any:
+    """`osrl.algorithms.cdt`, or another one, without the packages that only log, or read what we do not need."""
     logging = ModuleType("fsrl.utils")
     logging.DummyLogger = logging.WandbLogger = Log  # type: ignore[attr-defined]
     progress = ModuleType("tqdm.auto")
@@ -37,9 +37,9 @@ def osrl(checkout: Path) -> Any:
         package = ModuleType(name)
         package.__path__ = [str(checkout.joinpath(*name.split(".")))]
         sys.modules[name] = package
-    module = importlib.import_module("osrl.algorithms.cdt")
+    imported = importlib.import_module(f"osrl.algorithms.{module}")
     del sys.modules["tqdm"], sys.modules["tqdm.auto"]  # torch looks for it, too
-    return module
+    return imported
 
 
 class Environment(Protocol):
@@ -78,6 +78,57 @@ def published_trainer(module: Any, *, observations: int, actions: int, horizon: 
     return module.CDTTrainer(
         model, env, logger=Log(), lr_warmup_steps=500, reward_scale=0.1, loss_cost_weight=0.02, loss_state_weight=0.0
     )
+
+
+BASELINES = {"bcq-lag": "bcql", "bear-lag": "bearl", "cpq": "cpq", "coptidice": "coptidice"}
+"""Modules of OSRL's other learners, by the names that ours have."""
+
+
+def published_baseline(checkout: Path, method: str, *, observations: int, actions: int, horizon: int) -> Any:
+    """OSRL's trainer of another learner, as `examples/configs` has it: networks of 256 x 256, autoencoders of 400."""
+    name = BASELINES[method]
+    module = osrl(checkout, name)
+    sizes: dict[str, Any] = {"state_dim": observations, "action_dim": actions, "max_action": 1.0}
+    sizes |= {"episode_len": horizon, "a_hidden_sizes": [256, 256], "c_hidden_sizes": [256, 256]}
+    rates = {"actor_lr": 1e-3, "critic_lr": 1e-3}
+    if name == "coptidice":
+        spread = {
+            "observations_std": np.ones((1, observations), np.float32),
+            "actions_std": np.ones((1, actions), np.float32),
+        }
+        model = module.COptiDICE(
+            **sizes, **spread, f_type="softchi", init_state_propotion=1.0 / horizon, num_nu=2, num_chi=2
+        )
+        return module.COptiDICETrainer(model, None, logger=Log(), actor_lr=1e-4, critic_lr=1e-4, scalar_lr=1e-4)
+    coded = {"vae_hidden_sizes": 400, "sample_action_num": 10, "num_q": 2, "num_qc": 2}
+    if name == "bcql":
+        return module.BCQLTrainer(module.BCQL(**sizes, **coded), None, logger=Log(), **rates, vae_lr=1e-3)
+    if name == "bearl":
+        model = module.BEARL(**sizes, **coded, num_samples_mmd_match=10, start_update_policy_step=0)
+        return module.BEARLTrainer(model, None, logger=Log(), **rates, vae_lr=1e-3)
+    return module.CPQTrainer(
+        module.CPQ(**sizes, **coded), None, logger=Log(), actor_lr=1e-4, critic_lr=1e-3, vae_lr=1e-3
+    )
+
+
+def baseline_step(trainer: Any, batch: Any, first: np.ndarray) -> None:
+    """One training step on one of our transition batches; `first`: which steps begin an episode."""
+
+    def single(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.array(values, dtype=np.float32))
+
+    arguments = {
+        "observations": single(batch.observations),
+        "next_observations": single(batch.next_observations),
+        "actions": single(batch.actions),
+        "rewards": single(batch.rewards),
+        "costs": single(batch.costs[:, 0]),
+        "done": single(batch.terminated | batch.timeouts),
+    }
+    if type(trainer).__name__ == "COptiDICETrainer":
+        trainer.train_one_step((*arguments.values(), single(first)))
+    else:
+        trainer.train_one_step(**arguments)
 
 
 def tensors(batch: Any) -> tuple[torch.Tensor, ...]:

@@ -1,13 +1,20 @@
-"""The scalar Lagrange multiplier of a limited cost: rises while the limit is broken, never falls below zero."""
+"""Lagrange multipliers: they rise while a constraint is broken, and never fall below zero."""
 
 import math
 
+import torch
+from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat
+from torch import Tensor
 
 from safehold.core.config import Config
 from safehold.core.constraint import Limit
 from safehold.core.errors import ModelError
+from safehold.learn.checkpoint import match_tensors
 from safehold.learn.learner import State
+
+LARGEST_LOG = 5.0
+"""Of a `LogMultiplier`; OSRL's."""
 
 
 class MultiplierConfig(Config):
@@ -80,3 +87,39 @@ class ScalarMultiplier:
         self._value = float(state.meta["value"])
         previous = state.meta["previous"]
         self._previous = None if previous is None else float(previous)
+
+
+class LogMultiplier:
+    """Multipliers of several constraints that move in their logarithms: log alpha <- log alpha + rate alpha excess.
+
+    Gradient ascent on alpha excess in log alpha, from alpha = 1 and with log alpha inside plus or minus `LARGEST_LOG`:
+    what BEAR has for its discrepancy and CPQ for the cost of unknown actions.   [OSRL, algorithms/bearl.py, cpq.py]
+    """
+
+    def __init__(self, count: int, rate: float) -> None:
+        self._log = torch.zeros(count)
+        self._rate = rate
+
+    @property
+    def values(self) -> Float[Tensor, "k"]:
+        """Each alpha, > 0."""
+        return torch.exp(self._log)
+
+    def rise(self, excess: Float[Tensor, "k"]) -> None:
+        """One step by how far each constraint is broken; falls where it is not.
+
+        Raises:
+            ModelError: if an excess is not finite.
+        """
+        if not bool(torch.isfinite(excess).all()):
+            raise ModelError(f"a constraint is broken by {excess.tolist()}; its multiplier needs a finite number")
+        self._log = (self._log + self._rate * self.values * excess).clamp(-LARGEST_LOG, LARGEST_LOG)
+
+    def state(self) -> State:
+        """The logarithms."""
+        return State({"log": self._log.clone()})
+
+    def restore(self, state: State) -> None:
+        """Goes back to saved logarithms."""
+        match_tensors({"log": (self._log.shape, self._log.dtype)}, state.tensors, "multiplier")
+        self._log = state.tensors["log"].clone()

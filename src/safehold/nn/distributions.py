@@ -23,6 +23,12 @@ class DiagonalGaussian:
         noise = torch.randn(self.mean.shape, generator=generator, dtype=self.mean.dtype)
         return self.mean + noise * torch.exp(self.log_sd)
 
+    def repeated(self, times: int) -> "DiagonalGaussian":
+        """Every row so many times, one after another: for several draws a row without asking a network again."""
+        return DiagonalGaussian(
+            self.mean.repeat_interleave(times, dim=0), self.log_sd.expand_as(self.mean).repeat_interleave(times, dim=0)
+        )
+
     def log_density(self, x: Float[Tensor, "n a"]) -> Float[Tensor, "n"]:
         """Log of the density, log N(x; mean, sd^2), summed over the entries of a row."""
         standard = (x - self.mean) * torch.exp(-self.log_sd)

@@ -18,7 +18,7 @@ class Ensemble(nn.Module):
         sizes: Sequence[int],
         *,
         generator: torch.Generator,
-        activation: Callable[[Tensor], Tensor] = torch.relu,
+        activation: Callable[[Tensor], Tensor] = torch.relu_,
     ) -> None:
         super().__init__()
         built = [linear_layers(mlp(sizes, generator=generator, output_gain=0.01)) for _ in range(count)]

@@ -30,7 +30,8 @@ def mlp(
         nn.init.zeros_(linear.bias)
         layers.append(linear)
         if place != last:
-            layers.append(activation())
+            # the layer before has no use for what it put out, so nothing need be written anew
+            layers.append(nn.ReLU(inplace=True) if activation is nn.ReLU else activation())
     return nn.Sequential(*layers)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from safehold.core.errors import DataError, UsageError
@@ -20,7 +21,20 @@ from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.hooks import Hook, checkpoint, every
 from safehold.learn.learner import Learner, State
-from safehold.learn.offline import bc, caps, cdt, cdt_network, cdt_policy, iql, lspc, rvs
+from safehold.learn.offline import (
+    bc,
+    bcq_lag,
+    bear_lag,
+    caps,
+    cdt,
+    cdt_network,
+    cdt_policy,
+    coptidice,
+    cpq,
+    iql,
+    lspc,
+    rvs,
+)
 from safehold.learn.offline.actor_critic import ActorCriticConfig, ActorCriticLearner
 from safehold.learn.offline.dial import DialConfig, augmented, scales_of, windows
 from safehold.learn.offline.learnt import Learnt
@@ -253,6 +267,25 @@ def _actor_critic(
     return _of_learnt(learnt, learner, presets, build)
 
 
+def _build_coptidice(
+    dataset: OfflineDataset, config: coptidice.COptiDICEConfig, seed: int, place: Place = HERE
+) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    """As all methods on single steps, with the first states of the log."""
+    _refuse_elsewhere(coptidice.KIND, place)
+    first = dataset.offsets[:-1] + np.arange(len(dataset))
+    made = coptidice.COptiDICELearner(
+        dataset.spec, Normaliser.fit(dataset.observations), config, seed, dataset.observations[first]
+    )
+    return made, TransitionSampler(dataset, config.batch_size)
+
+
+def _coptidice_without_a_log(
+    spec: TaskSpec, observations: Normaliser, config: coptidice.COptiDICEConfig, seed: int
+) -> Learner[Any, Any]:
+    """A learner that is restored for its policy alone; it has no first states to go on with."""
+    return coptidice.COptiDICELearner(spec, observations, config, seed, observations.mean[None])
+
+
 METHODS: Mapping[str, _Method] = {
     bc.KIND: _Method(
         config=bc.BCConfig,
@@ -267,6 +300,12 @@ METHODS: Mapping[str, _Method] = {
     iql.KIND: _actor_critic(iql.IQLPolicy, iql.IQLLearner, iql.PRESETS),
     caps.KIND: _actor_critic(caps.CAPSFamily, caps.CAPSLearner, caps.PRESETS),
     lspc.KIND: _actor_critic(lspc.LSPCFamily, lspc.LSPCLearner, lspc.PRESETS),
+    bcq_lag.KIND: _actor_critic(bcq_lag.BCQLagPolicy, bcq_lag.BCQLagLearner, bcq_lag.PRESETS),
+    bear_lag.KIND: _actor_critic(bear_lag.BEARLagPolicy, bear_lag.BEARLagLearner, bear_lag.PRESETS),
+    cpq.KIND: _actor_critic(cpq.CPQPolicy, cpq.CPQLearner, cpq.PRESETS),
+    coptidice.KIND: _of_learnt(
+        coptidice.COptiDICEPolicy, _coptidice_without_a_log, coptidice.PRESETS, _build_coptidice
+    ),
 }
 """The offline methods, by the name that their checkpoints carry."""
 

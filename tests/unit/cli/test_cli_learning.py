@@ -296,6 +296,19 @@ def test_lspc_is_trained_evaluated_at_a_box_and_compared(safehold, log, policies
     assert "no dial of returns" in tuned.err
 
 
+@pytest.mark.parametrize("method", ["bcq-lag", "coptidice"])
+def test_baselines_are_trained_for_a_limit_evaluated_and_compared_in_training(safehold, log, method, tmp_path):
+    out = tmp_path / method
+    size = ("--hidden", 8, "--batch-size", 16, "--steps", 6, "--checkpoint-every", 3)
+    assert "give a limit for every cost" in safehold("train", method, "--data", log, "--out", out, *size).err
+    trained = safehold("train", method, "--data", log, "--out", out, "--limits", "cost", 5, *size, "--json", "--quiet")
+    assert trained.json["updates"] == 6
+    ran = safehold("evaluate", out / "policy", "--task", TASK, "--episodes", 2, "--json", "--quiet")
+    assert ran.json["targets"][0]["target"] is None
+    early = min((out / "checkpoints").iterdir())
+    assert safehold("select", out / "policy", early, "--log", log, "--json", "--quiet").code == 0
+
+
 def test_explore_leaves_snapshots_that_collect_can_log(safehold, tmp_path):
     size = ("--total-steps", 400, "--environments", 2, "--steps-per-batch", 100, "--snapshots", 2)
     judged = ("--evaluation-episodes", 1, "--limit", 5)

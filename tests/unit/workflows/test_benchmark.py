@@ -95,6 +95,16 @@ def test_a_box_stays_as_trained_and_what_has_no_dial_is_asked_for_nothing(log, t
         assert [entry["target"] for entry in record["limits"]] == [target, target]
 
 
+def test_methods_for_stated_limits_are_trained_for_each(log, tmp_path):
+    settings = {"hidden": [8], "batch_size": 8, "steps": 3}
+    made = config(log, methods={"coptidice": {"method": "coptidice", "settings": settings}}, seeds=[0])
+    run_benchmark(made, tmp_path)
+    for limit in made.limits:
+        record = json.loads((tmp_path / "toy-Dial" / f"coptidice-{limit:g}" / "seed-0" / RESULT).read_text())
+        assert record["settings"]["limits"] == {record["cost_name"]: limit}
+        assert [(entry["limit"], entry["target"]) for entry in record["limits"]] == [(limit, None)]
+
+
 def test_methods_meet_the_same_episodes(log, whole, monkeypatch, tmp_path):
     seen = {}
 

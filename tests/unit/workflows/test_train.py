@@ -13,8 +13,12 @@ from safehold.data.dataset import OfflineDataset
 from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.hooks import stop_when
 from safehold.learn.offline.bc import BCConfig
+from safehold.learn.offline.bcq_lag import BCQLagConfig
+from safehold.learn.offline.bear_lag import BEARLagConfig
 from safehold.learn.offline.caps import CAPSConfig
 from safehold.learn.offline.cdt_network import CDTConfig
+from safehold.learn.offline.coptidice import COptiDICEConfig
+from safehold.learn.offline.cpq import CPQConfig
 from safehold.learn.offline.iql import IQLConfig
 from safehold.learn.offline.lspc import LSPCConfig
 from safehold.learn.offline.rvs import RvSConfig
@@ -26,7 +30,20 @@ RVS = RvSConfig(hidden=(8,), batch_size=8, steps=9, dropout=0.1)
 IQL = IQLConfig(hidden=(8,), batch_size=8, steps=9)
 CAPS = CAPSConfig(hidden=(8,), batch_size=8, steps=9)
 LSPC = LSPCConfig(hidden=(8,), latent=2, batch_size=8, steps=9)
-CONFIGS: dict[str, Config] = {"bc": BC, "cdt": CDT, "rvs": RVS, "iql": IQL, "caps": CAPS, "lspc": LSPC}
+LIMITED = {"limits": {"cost": 3.0}, "hidden": (8,), "batch_size": 8, "steps": 9}
+CODED = {**LIMITED, "autoencoder_hidden": (8,), "candidates": 2}
+CONFIGS: dict[str, Config] = {
+    "bc": BC,
+    "cdt": CDT,
+    "rvs": RVS,
+    "iql": IQL,
+    "caps": CAPS,
+    "lspc": LSPC,
+    "bcq-lag": BCQLagConfig(**CODED, acting_candidates=3),
+    "bear-lag": BEARLagConfig(**CODED, matched=2),
+    "cpq": CPQConfig(**CODED),
+    "coptidice": COptiDICEConfig(**LIMITED, starts=4),
+}
 
 
 @pytest.fixture(scope="module")

@@ -28,8 +28,13 @@ from safehold.learn.learner import Metrics, State
 from safehold.learn.offline.actions import Continuous, box_of
 from safehold.learn.offline.learnt import Learnt, identity, require_identity
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
+from safehold.nn.actors import TanhGaussianActor
+from safehold.nn.distributions import TanhGaussian
 from safehold.nn.randomness import OwnGenerator, drawn_generator
 from safehold.nn.tensors import to_array, to_tensor
+
+LOG_SD_RANGE = (-20.0, 2.0)
+"""Of an actor's actions before the tanh   [SAC, arXiv 1812.05905]."""
 
 
 class ActorCriticConfig(Config):
@@ -145,7 +150,7 @@ class Part(Generic[ModuleOf]):
         self.network = network
         self._name = name
         self._parameters = list(network.parameters())
-        self._optimiser = torch.optim.Adam(self._parameters, lr=learning_rate)
+        self._optimiser = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
         self._updates = 0
 
     def descend(self, loss: Float[Tensor, ""]) -> float:
@@ -194,8 +199,7 @@ class SlowCopy(Generic[ModuleOf]):
     @torch.no_grad()
     def follow(self) -> None:
         """One step."""
-        for slow, quick in zip(self.network.parameters(), self._quick.parameters(), strict=True):
-            slow.lerp_(quick, self._rate)
+        torch._foreach_lerp_(list(self.network.parameters()), list(self._quick.parameters()), self._rate)
 
     def state(self) -> State:
         """Weights."""
@@ -240,6 +244,23 @@ class ActorPolicy(ActorCriticLearnt[ConfigOf, NetworkOf]):
         """Actions in environment units, inside their bounds."""
         codes = self.codes(to_tensor(seen(self.scales, observations)), rng)
         return self._code.decode(to_array(codes))
+
+
+class ModePolicy(ActorPolicy[ConfigOf, TanhGaussianActor]):
+    """A policy that takes its actor's mode."""
+
+    @classmethod
+    def build(cls, spec: TaskSpec, config: ConfigOf) -> TanhGaussianActor:
+        """A fresh actor; its noise is bounded as in [SAC, arXiv 1812.05905]."""
+        actions, generator = box_of(spec).size, drawn_generator()
+        return TanhGaussianActor(
+            spec.observation_size, actions, config.hidden, log_sd_range=LOG_SD_RANGE, generator=generator
+        )
+
+    def codes(self, observations: Float[Tensor, "n o"], rng: np.random.Generator) -> Float[Tensor, "n a"]:  # noqa: ARG002
+        """The tanh of the mean."""
+        distribution: TanhGaussian = self.network(observations)
+        return distribution.mode()
 
 
 class ActorCriticLearner(ABC, Generic[ConfigOf, LearntOf]):
@@ -312,3 +333,13 @@ class ActorCriticLearner(ABC, Generic[ConfigOf, LearntOf]):
 
     def _identity(self) -> dict[str, Any]:
         return identity(self._spec, self._config, self._observations)
+
+
+def least(values: Float[Tensor, "*B m s"]) -> Float[Tensor, "*B s"]:
+    """The smallest of all networks of a signal."""
+    return values.amin(dim=-2)
+
+
+def critic_loss(said: Float[Tensor, "B m s"], wanted: Float[Tensor, "B s"]) -> Float[Tensor, ""]:
+    """Mean over the batch of the squared errors, summed over networks and signals."""
+    return (said - wanted[:, None]).square().sum(dim=(-2, -1)).mean()
