@@ -80,10 +80,10 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    environments = [registry.make(config.env_id) for _ in range(config.environments)]
+    environments = registry.make_many(config.env_id, config.environments)
     try:
         streams = Streams(config.seed)
-        spec = environments[0].spec_of_task
+        spec = environments.spec_of_task
         limit = None if config.limit is None else Limit(spec.cost_names[0], config.limit)
         learner = PPOLagLearner(spec, config.method, limit, streams)
         collector = StepCollector(environments, streams)
@@ -96,8 +96,7 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
 
         interact(run, total_steps=config.total_steps, hooks=(diary, stop_if_asked))
     finally:
-        for environment in environments:
-            environment.close()
+        environments.close()
         torch.set_num_threads(threads)
     return Exploration(config, tuple(diary.snapshots), tuple(diary.curve))
 

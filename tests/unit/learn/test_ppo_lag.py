@@ -40,7 +40,7 @@ def made_up_batch(seed: int = 0, episode_costs: tuple[float, ...] = (5.0,)) -> S
         next_observations=rng.standard_normal((steps, n, 3)).astype(np.float32),
         terminated=np.zeros((steps, n), np.bool_),
         ended=rng.random((steps, n)) < 0.2,
-        episodes=tuple(FinishedEpisode(1.0, np.array([cost]), 10) for cost in episode_costs),
+        episodes=tuple(FinishedEpisode(1.0, np.array([cost]), np.array([cost]), 10) for cost in episode_costs),
     )
 
 
@@ -109,7 +109,7 @@ def bandit(ppo: PPOLagLearner, updates: int, price: float) -> float:
                 next_observations=observations,
                 terminated=np.ones((1, 64), np.bool_),
                 ended=np.ones((1, 64), np.bool_),
-                episodes=tuple(FinishedEpisode(0.0, cost, 1) for cost in costs[0]),
+                episodes=tuple(FinishedEpisode(0.0, cost, cost, 1) for cost in costs[0]),
             )
         )
     return float(ppo.policy().means(np.zeros((1, 3), np.float32))[0, 0])
