@@ -62,7 +62,14 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         "safehold.cli.finetune",
         {"": "let a trained policy learn on in its world, uncertified: what tuning targets is compared with"},
     ),
-    "explore": ("safehold.cli.explore", {"": "learn online under a cost limit, and keep snapshots"}),
+    "explore": (
+        "safehold.cli.explore",
+        {
+            "ppo-lag": "learn online under a cost limit: proximal policy optimisation with a multiplier",
+            "sac-lag": "learn online from a replay buffer, with a damped multiplier",
+            "statewise-lag": "the same with a multiplier for every state",
+        },
+    ),
     "deploy": (
         "safehold.cli.deploy",
         {

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from safehold.core.policy import Actor, Policy
-from safehold.learn.gaussian_policy import GaussianPolicy
+from safehold.learn.squashed_policy import NoisyPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class NoiseSpread:
     `largest_sd` is in action units, the same for every action entry.
     """
 
-    policy: GaussianPolicy
+    policy: NoisyPolicy
     largest_sd: float
 
     def start(self, n: int, rng: np.random.Generator) -> "NoiseSpreadActor":
@@ -27,7 +27,7 @@ class NoiseSpread:
 class NoiseSpreadActor:
     """A NoiseSpread living through n episodes."""
 
-    def __init__(self, policy: GaussianPolicy, sd: Float32[np.ndarray, "n"], rng: np.random.Generator) -> None:
+    def __init__(self, policy: NoisyPolicy, sd: Float32[np.ndarray, "n"], rng: np.random.Generator) -> None:
         self._policy = policy
         self._sd = sd[:, None]
         self._rng = rng

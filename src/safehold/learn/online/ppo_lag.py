@@ -20,6 +20,7 @@ from safehold.learn.gaussian_policy import GaussianExplorer, GaussianPolicy, fre
 from safehold.learn.learner import Metrics, State
 from safehold.learn.moments import RunningMoments
 from safehold.learn.multiplier import MultiplierConfig, ScalarMultiplier
+from safehold.learn.online.limited import checked_limit, episode_metrics
 from safehold.learn.optimiser import optimiser_tensors, restore_optimiser
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import linear_layers, mlp
@@ -78,14 +79,9 @@ class PPOLagLearner:
     def __init__(self, spec: TaskSpec, config: PPOLagConfig, limit: Limit | None, streams: Streams) -> None:
         if not isinstance(spec.action, Box):
             raise UsageError(f"{spec.env_id}: PPO-Lagrangian needs continuous actions, got {spec.action}")
-        if limit is not None and (limit.kind != "mean" or limit.name not in spec.cost_names):
-            raise UsageError(
-                f"{spec.env_id}: PPO-Lagrangian takes a limit of kind 'mean' on one of {spec.cost_names}, "
-                f"got kind {limit.kind!r} on {limit.name!r}"
-            )
         self._config = config
         self._box = spec.action
-        self._cost_column = 0 if limit is None else spec.cost_names.index(limit.name)
+        self._cost_column = 0 if limit is None else checked_limit(spec, limit, "mean", "PPO-Lagrangian")
         self._multiplier = None if limit is None else ScalarMultiplier(limit, config.multiplier)
         generator = torch_generator(streams.integer("weights"))
         inputs, hidden = spec.observation_size, config.hidden
@@ -132,7 +128,7 @@ class PPOLagLearner:
         Raises:
             ModelError: if a loss is not finite.
         """
-        metrics = self._episode_metrics(batch)
+        metrics = episode_metrics(batch.episodes, self._cost_column)
         if self._multiplier is not None and "cost_return" in metrics:
             self._multiplier.update(metrics["cost_return"])
         material = self._prepare(batch)
@@ -182,15 +178,6 @@ class PPOLagLearner:
         with torch.no_grad():
             self._log_sd.copy_(log_sd)
         self._minibatch_generator.set_state(generator)
-
-    def _episode_metrics(self, batch: StepBatch) -> dict[str, float]:
-        """Mean undiscounted returns of the finished episodes; nothing if none finished."""
-        if not batch.episodes:
-            return {}
-        return {
-            "reward_return": float(np.mean([episode.reward_return for episode in batch.episodes])),
-            "cost_return": float(np.mean([episode.cost_returns[self._cost_column] for episode in batch.episodes])),
-        }
 
     def _prepare(self, batch: StepBatch) -> "_Material":
         """Advantages and value targets of a batch, flattened to one row a step."""

@@ -12,6 +12,7 @@ from safehold.core.errors import DataError
 from safehold.core.spec import Box
 from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
 from safehold.learn.gaussian_policy import GaussianPolicy
+from safehold.learn.squashed_policy import NoisyPolicy, SquashedPolicy
 from safehold.nn.tensors import to_array
 
 KIND = "zoo"
@@ -22,7 +23,8 @@ KIND = "zoo"
 class Evaluation:
     """Returns of a few episodes at one noise level: means, and standard deviations between episodes.
 
-    `noise` is the mean over action entries of the noise's standard deviation, in action units.
+    `noise` is the policy's `noise_level`: of a Gaussian one the mean over action entries of the noise's standard
+    deviation, in action units; of a squashed one the share of its learnt noise.
     """
 
     noise: float
@@ -43,7 +45,7 @@ class ZooPolicy:
     seed: int
     step: int
     evaluations: tuple[Evaluation, ...]
-    policy: GaussianPolicy
+    policy: NoisyPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +73,9 @@ def save_zoo(directory: Path, *, env_id: str, policies: Sequence[ZooPolicy], pro
         arrays = {
             **{f"weight.{i}": weight for i, weight in enumerate(entry.policy.weights)},
             **{f"bias.{i}": bias for i, bias in enumerate(entry.policy.biases)},
-            "observation_mean": entry.policy.observation_mean,
-            "observation_sd": entry.policy.observation_sd,
-            "sd": entry.policy.sd,
         }
+        if isinstance(entry.policy, GaussianPolicy):
+            arrays |= {name: getattr(entry.policy, name) for name in _GAUSSIAN}
         tensors |= {f"{entry.name}/{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
     meta = {
         "env_id": env_id,
@@ -89,6 +90,7 @@ def save_zoo(directory: Path, *, env_id: str, policies: Sequence[ZooPolicy], pro
                 "evaluations": [asdict(evaluation) for evaluation in entry.evaluations],
                 "action": asdict(entry.policy.action),
                 "layers": len(entry.policy.weights),
+                **_squashed(entry.policy),
             }
             for entry in policies
         ],
@@ -118,6 +120,16 @@ def load_zoo(directory: Path) -> Zoo:
         raise DataError(f"{directory}: an entry of this zoo is incomplete ({error!r}); build the zoo again") from error
 
 
+_GAUSSIAN = ("observation_mean", "observation_sd", "sd")
+
+
+def _squashed(policy: NoisyPolicy) -> dict[str, Any]:
+    """What a description says of a squashed policy beside its weights; nothing of a Gaussian one."""
+    if isinstance(policy, GaussianPolicy):
+        return {}
+    return {"squashed": {"log_sd_range": list(policy.log_sd_range), "noise": policy.noise}}
+
+
 def _entry(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> ZooPolicy:
     """One policy from its description and its tensors."""
     name, layers = str(described["name"]), range(int(described["layers"]))
@@ -125,14 +137,17 @@ def _entry(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
     def array(entry: str) -> np.ndarray:
         return to_array(tensors[f"{name}/{entry}"])
 
-    policy = GaussianPolicy(
-        weights=tuple(array(f"weight.{i}") for i in layers),
-        biases=tuple(array(f"bias.{i}") for i in layers),
-        observation_mean=array("observation_mean"),
-        observation_sd=array("observation_sd"),
-        sd=array("sd"),
-        action=Box(tuple(described["action"]["low"]), tuple(described["action"]["high"])),
-    )
+    weights = tuple(array(f"weight.{i}") for i in layers)
+    biases = tuple(array(f"bias.{i}") for i in layers)
+    action = Box(tuple(described["action"]["low"]), tuple(described["action"]["high"]))
+    squashed = described.get("squashed")  # absent where there were no such policies yet
+    policy: NoisyPolicy
+    if squashed is None:
+        normaliser = {entry: array(entry) for entry in _GAUSSIAN}
+        policy = GaussianPolicy(weights=weights, biases=biases, action=action, **normaliser)
+    else:
+        low, high = squashed["log_sd_range"]
+        policy = SquashedPolicy(weights, biases, (float(low), float(high)), action, float(squashed["noise"]))
     limit = described["limit"]
     return ZooPolicy(
         name=name,
