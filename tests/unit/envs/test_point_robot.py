@@ -16,6 +16,7 @@ from safehold.envs.toy.point_robot import (
     braking_way,
     costs_at,
     edge_distances,
+    lost,
     move,
     observations_at,
     way,
@@ -144,3 +145,14 @@ def test_starts_are_free_and_the_nearest_disc_is_seen():
     assert edge_distances(starts[:, :2]).min() > 0.29
     seen = observations_at(np.array([[0.9, -0.4]]), np.zeros((1, 2)))[0]
     np.testing.assert_allclose(seen[4:], [0.0, -0.4, 0.1], atol=1e-12)
+
+
+def test_a_robot_that_heads_for_a_disc_is_lost_within_its_braking_way():
+    needed = braking_way(TOP_SPEED)
+    edge = HAZARDS[0, 2]
+    for gap, expected in ((needed + 0.01, False), (needed - 0.06, True), (-0.1, True)):
+        position, velocity = np.array([[-edge - gap, 0.0]]), np.array([[TOP_SPEED, 0.0]])
+        assert lost(position, velocity).tolist() == [expected]
+        assert not lost(position, -velocity).any() or gap < 0  # away from it nothing is lost outside
+    at_rest = np.array([[-edge - 0.001, 0.0], [1.4, 1.4]])
+    assert not lost(at_rest, np.zeros((2, 2))).any()

@@ -35,6 +35,8 @@ GOAL_RADIUS = 0.2
 """A goal is reached from this distance, in metres."""
 CLEARANCE = 0.3
 """Starts and goals lie at least this far from every disc, and from the walls, in metres."""
+LOOK_AHEAD = 10
+"""Steps after which a robot that kept out of every disc is called saved."""
 GOAL_ENTRIES = 2
 """The last entries of an observation with a goal: the way to it. Without them it is the guide's observation."""
 
@@ -158,6 +160,23 @@ def braking_way(speed: float) -> float:
     left = 1.0 - RESPONSE
     steps = math.floor(math.log(TOP_SPEED / (speed + TOP_SPEED)) / math.log(left)) if speed > 0 else 0
     return -TOP_SPEED * steps + (speed + TOP_SPEED) * left * (1.0 - left**steps) / RESPONSE
+
+
+def lost(positions: Float[np.ndarray, "m two"], velocities: Float[np.ndarray, "m two"]) -> Bool[np.ndarray, "m"]:
+    """States from which none of 32 constant full commands keeps out of every disc for LOOK_AHEAD steps.
+
+    A robot at top speed has stopped after seven steps of full command back. Whoever is inside is lost, too.
+    """
+    saved = np.zeros(len(positions), dtype=np.bool_)
+    for angle in np.arange(32) * (2 * math.pi / 32):
+        direction = np.array([math.cos(angle), math.sin(angle)])
+        commands = np.broadcast_to(direction / np.abs(direction).max(), positions.shape)
+        at, speed, free = positions, velocities, np.ones(len(positions), dtype=np.bool_)
+        for _ in range(LOOK_AHEAD):
+            at, speed = move(at, speed, commands)
+            free &= costs_at(at)[:, 0] == 0.0
+        saved |= free
+    return ~saved
 
 
 def _task(env_id: str, *, goals: bool) -> Task:
