@@ -8,25 +8,29 @@ import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from safehold.core.config import Config
-from safehold.core.constraint import Limit, LimitKind
+from safehold.core.constraint import Limit, LimitKind, MaximumCost
+from safehold.core.env import SafeEnvs
 from safehold.core.errors import UsageError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
 from safehold.envs import registry
+from safehold.envs.augmented import Augmented
+from safehold.learn.augmented_policy import LearntPolicy
 from safehold.learn.hooks import Stop
 from safehold.learn.interact import OnlineLearner, OnlineProgress, OnlineRun, interact
 from safehold.learn.multiplier_network import MultiplierField
+from safehold.learn.online.cpo import CPOConfig, CPOLearner, SCPOConfig
 from safehold.learn.online.limited import episode_metrics
 from safehold.learn.online.ppo_lag import PPOLagConfig, PPOLagLearner
 from safehold.learn.online.sac import SACLearner
 from safehold.learn.online.sac_lag import SACLagConfig, sac_lag
 from safehold.learn.online.statewise_lag import LIMIT_KINDS, StatePrice, StatewiseLagConfig, statewise_lag
+from safehold.learn.online.trpo_lag import TRPOLagConfig, TRPOLagLearner
 from safehold.learn.online.zoo import Evaluation, ZooPolicy
-from safehold.learn.squashed_policy import NoisyPolicy
 from safehold.rollout.episodes import rollout
 from safehold.rollout.steps import FinishedEpisode, StepCollector
 
-OnlineConfig = PPOLagConfig | SACLagConfig | StatewiseLagConfig
+OnlineConfig = PPOLagConfig | SACLagConfig | StatewiseLagConfig | TRPOLagConfig | CPOConfig | SCPOConfig
 """The configurations of the online methods."""
 
 
@@ -66,29 +70,47 @@ class ExploreConfig(Config):
 class Method:
     """How one method is configured, and built: of a task, its configuration, a limit or none, and streams.
 
-    `defaults` are those of a run of it; `limit_kind` says what kind of limit it takes.
+    `defaults` are those of a run of it; `limit_kind` says what kind of limit it takes; `worlds` makes of a task's
+    worlds those that the learner sees, from the name of the limited cost.
     """
 
     defaults: ExploreConfig
     limit_kind: Callable[[OnlineConfig], LimitKind]
-    build: Callable[[TaskSpec, OnlineConfig, Limit | None, Streams], OnlineLearner[NoisyPolicy]]
+    build: Callable[[TaskSpec, OnlineConfig, Limit | None, Streams], OnlineLearner[LearntPolicy]]
+    worlds: Callable[[SafeEnvs, str], SafeEnvs] = lambda worlds, _: worlds
 
 
-def _ppo_lag(spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams) -> OnlineLearner[NoisyPolicy]:
+def _ppo_lag(
+    spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
+) -> OnlineLearner[LearntPolicy]:
     assert isinstance(config, PPOLagConfig)
     return PPOLagLearner(spec, config, limit, streams)
 
 
-def _sac_lag(spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams) -> OnlineLearner[NoisyPolicy]:
+def _sac_lag(
+    spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
+) -> OnlineLearner[LearntPolicy]:
     assert isinstance(config, SACLagConfig)
     return sac_lag(spec, config, limit, streams)
 
 
 def _statewise_lag(
     spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
-) -> OnlineLearner[NoisyPolicy]:
+) -> OnlineLearner[LearntPolicy]:
     assert isinstance(config, StatewiseLagConfig)
     return statewise_lag(spec, config, _needed(limit, "statewise_lag"), streams)
+
+
+def _trpo_lag(
+    spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
+) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, TRPOLagConfig)
+    return TRPOLagLearner(spec, config, limit, streams)
+
+
+def _cpo(spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, CPOConfig | SCPOConfig)
+    return CPOLearner(spec, config, _needed(limit, method_name(config)), streams)
 
 
 def _needed(limit: Limit | None, method: str) -> Limit:
@@ -102,17 +124,30 @@ def _mean(config: OnlineConfig) -> LimitKind:  # noqa: ARG001 - whatever the con
     return "mean"
 
 
+def _peak(config: OnlineConfig) -> LimitKind:  # noqa: ARG001 - whatever the configuration
+    return "peak"
+
+
 def _of_states(config: OnlineConfig) -> LimitKind:
     assert isinstance(config, StatewiseLagConfig)
     return LIMIT_KINDS[config.constraint]
 
 
 _SAC_LAG = ExploreConfig(total_steps=300_000, environments=8, steps_per_batch=4, method=SACLagConfig())
+_TRPO_LAG = ExploreConfig(steps_per_batch=2048, method=TRPOLagConfig())  # about the 30,000 steps a batch of [SCPO]
 
 METHODS: Mapping[str, Method] = {
     "ppo_lag": Method(ExploreConfig(), _mean, _ppo_lag),
     "sac_lag": Method(_SAC_LAG, _mean, _sac_lag),
     "statewise_lag": Method(_SAC_LAG.model_copy(update={"method": StatewiseLagConfig()}), _of_states, _statewise_lag),
+    "trpo_lag": Method(_TRPO_LAG, _mean, _trpo_lag),
+    "cpo": Method(_TRPO_LAG.model_copy(update={"method": CPOConfig()}), _mean, _cpo),
+    "scpo": Method(
+        _TRPO_LAG.model_copy(update={"method": SCPOConfig()}),
+        _peak,
+        _cpo,
+        worlds=lambda worlds, cost: Augmented(worlds, MaximumCost(cost)),
+    ),
 }
 """The methods of `safehold explore`."""
 
@@ -172,8 +207,9 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
         cost = limited_cost(config, spec)
         method = METHODS[method_name(config.method)]
         limit = None if config.limit is None else Limit(cost, config.limit, method.limit_kind(config.method))
-        learner = method.build(spec, config.method, limit, streams)
-        collector = StepCollector(environments, streams)
+        seen = method.worlds(environments, cost)
+        learner = method.build(seen.spec_of_task, config.method, limit, streams)
+        collector = StepCollector(seen, streams)
         run = OnlineRun(learner, collector, steps_per_batch=config.steps_per_batch, streams=streams)
         diary = _Diary(config, learner, spec.cost_names.index(cost))
 
@@ -203,7 +239,7 @@ def limited_cost(config: ExploreConfig, spec: TaskSpec) -> str:
     return config.cost
 
 
-def evaluate(env_id: str, policy: NoisyPolicy, seeds: Sequence[int], rng_seed: int, column: int = 0) -> Evaluation:
+def evaluate(env_id: str, policy: LearntPolicy, seeds: Sequence[int], rng_seed: int, column: int = 0) -> Evaluation:
     """Returns of one episode a seed, by the same rollout as everywhere; of the cost in this column."""
     episodes = rollout(env_id, policy, seeds, rng_seed=rng_seed)
     rewards = np.array([episode.reward_return for episode in episodes])
@@ -223,7 +259,7 @@ class _Diary:
     """The hook that keeps snapshots and curve."""
 
     config: ExploreConfig
-    learner: OnlineLearner[NoisyPolicy]
+    learner: OnlineLearner[LearntPolicy]
     column: int
     snapshots: list[ZooPolicy] = field(default_factory=list)
     curve: list[CurvePoint] = field(default_factory=list)

@@ -311,9 +311,11 @@ def test_a_dial_is_tried_over_what_its_log_supports(safehold, log, policies):
 
 def test_exploring_by_any_method_leaves_a_zoo(safehold, tmp_path):
     small = ("--method.sac.hidden", 8, "--method.sac.random-steps", 64, "--method.sac.gradient-steps", 0.05)
-    words = ("--env-id", "toy/PointRobot", "--limit", 0.2, "--total-steps", 512, "--snapshots", 1, "--json", "--quiet")
-    for verb in ("sac-lag", "statewise-lag"):
-        ran = safehold("explore", verb, *words, *small, "--out", tmp_path / verb)
+    shape = ("--environments", 8, "--steps-per-batch", 32, "--total-steps", 512, "--snapshots", 1)
+    words = ("--env-id", "toy/PointRobot", "--limit", 0.2, *shape, "--json", "--quiet")
+    for verb in ("ppo-lag", "sac-lag", "statewise-lag", "trpo-lag", "cpo", "scpo"):
+        own = small if verb in ("sac-lag", "statewise-lag") else ()
+        ran = safehold("explore", verb, *words, *own, "--out", tmp_path / verb)
         zoo = load_zoo(tmp_path / verb)
         assert ran.json["digest"] == zoo.digest
         assert zoo.provenance["method"] == verb.replace("-", "_")

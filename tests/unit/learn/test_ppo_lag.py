@@ -11,7 +11,8 @@ from safehold.core.constraint import Limit
 from safehold.core.errors import UsageError
 from safehold.core.seeding import Streams
 from safehold.learn.multiplier import MultiplierConfig
-from safehold.learn.online.ppo_lag import PPOLagConfig, PPOLagLearner, ScaledValue, clipped_surrogate
+from safehold.learn.online.on_policy import ScaledValue
+from safehold.learn.online.ppo_lag import PPOLagConfig, PPOLagLearner, clipped_surrogate
 from safehold.nn.tensors import torch_generator
 from safehold.rollout.steps import FinishedEpisode, StepBatch
 
@@ -111,7 +112,7 @@ def test_the_frozen_policy_computes_what_the_network_does():
     normal = np.clip((observations - policy.observation_mean) / policy.observation_sd, -10, 10)
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     tensors = ppo.state().tensors
-    network.load_state_dict({name: tensors[f"policy.mean.{name}"] for name in network.state_dict()})
+    network.load_state_dict({name: tensors[f"core.policy.mean.{name}"] for name in network.state_dict()})
     with torch.no_grad():
         expected = network(torch.from_numpy(normal)).numpy()
     np.testing.assert_allclose(policy.means(observations), expected, atol=1e-6)
