@@ -90,7 +90,7 @@ class Price(Kept, Protocol):
 class SACLearner:
     """Maximises E sum of (reward + temperature entropy) less the price of the costs.
 
-    Losses, with y the critics' targets from slow copies, a' ~ pi(s') and [SAC, arXiv 1812.05905, Eqs. (5)-(9), (17)]:
+    Losses, with y the targets from slow copies and a' ~ pi(s') [SAC, arXiv 1812.05905, with its learnt temperature]:
 
         reward critics   (Q_r - y_r)^2,   y_r = r + gamma (min Q_r'(s', a') - alpha log pi(a'|s'))
         cost critic      (Q_c - y_c)^2,   y_c by the price's `CostValue`; one network, no minimum
@@ -269,5 +269,5 @@ class Temperature(nn.Module):
 def policy_loss(
     log_density: Float[Tensor, "B"], rewards: Float[Tensor, "B"], temperature: Float[Tensor, ""]
 ) -> Float[Tensor, ""]:
-    """E[alpha log pi(a|s) - Q(s, a)], without the price of costs.   [SAC, Eq. (7)]."""
+    """E[alpha log pi(a|s) - Q(s, a)], without the price of costs.   [SAC]."""
     return (temperature * log_density - rewards).mean()
