@@ -12,8 +12,9 @@ from safehold.learn.online.ppo_lag import PPOLagConfig
 from safehold.learn.online.sac import SACConfig
 from safehold.learn.online.sac_lag import SACLagConfig
 from safehold.learn.online.statewise_lag import StatewiseLagConfig
+from safehold.learn.online.trpo_lag import TRPOLagConfig
 from safehold.learn.online.zoo import load_zoo, save_zoo
-from safehold.workflows.explore import ExploreConfig, explore
+from safehold.workflows.explore import ExploreConfig, OnlineConfig, explore
 
 METHOD = PPOLagConfig(hidden=(32, 32), minibatch=256, multiplier=MultiplierConfig(integral_gain=0.02))
 
@@ -42,14 +43,33 @@ def test_learns_to_cross_within_the_limit_and_through_the_hazard_without_one():
     assert reckless[0].reward > 1.5
 
 
+CORE = SACConfig(hidden=(64, 64), batch_size=128, capacity=100_000, random_steps=1000, gradient_steps=0.25)
+QUICK = MultiplierConfig(integral_gain=0.03)
+ON_ROBOTS: dict[str, tuple[OnlineConfig, dict[str, int]]] = {
+    "ppo_lag": (
+        PPOLagConfig(minibatch=800, learning_rate=2e-3, value_learning_rate=2e-3, multiplier=QUICK),
+        {"environments": 64, "steps_per_batch": 50, "total_steps": 100_000},
+    ),
+    "trpo_lag": (
+        TRPOLagConfig(minibatch=800, value_learning_rate=2e-3, multiplier=QUICK),
+        {"environments": 64, "steps_per_batch": 50, "total_steps": 100_000},
+    ),
+    "sac_lag": (
+        SACLagConfig(sac=CORE, multiplier=MultiplierConfig(integral_gain=0.005), damping=0.0),
+        {"environments": 10, "steps_per_batch": 10, "total_steps": 30_000},
+    ),
+}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("limit", [3.0, None])
-def test_sac_reaches_its_limit_on_the_point_robot_and_passes_it_without_one(limit):
-    core = SACConfig(hidden=(64, 64), batch_size=128, capacity=100_000, random_steps=1000, gradient_steps=0.25)
-    method = SACLagConfig(sac=core, multiplier=MultiplierConfig(integral_gain=0.005), damping=0.0)
-    shape = {"env_id": "toy/PointRobot", "environments": 10, "steps_per_batch": 10, "total_steps": 30_000}
-    found = explore(config(limit=limit, method=method, evaluation_episodes=40, **shape)).snapshots[-1].evaluations[0]
+@pytest.mark.parametrize(
+    ("name", "limit"), [*((name, 3.0) for name in ON_ROBOTS), ("ppo_lag", None), ("sac_lag", None)]
+)
+def test_multipliers_reach_their_limit_on_the_point_robot(name, limit):
+    method, shape = ON_ROBOTS[name]
+    robots = config(env_id="toy/PointRobot", limit=limit, method=method, evaluation_episodes=40, **shape)
+    found = explore(robots).snapshots[-1].evaluations[0]
     error = found.cost_sd / 40**0.5
     assert found.reward > 30.0  # at rest 0, at top speed straight ahead and never turning 100
     if limit is None:

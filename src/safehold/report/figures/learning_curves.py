@@ -1,4 +1,4 @@
-"""Learning curves of several methods: what their episodes earned, cost, and cost at the dearest step, as they learnt."""
+"""Learning curves of several methods: what episodes earned, cost, and cost at their dearest step, as they learnt."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -62,8 +62,7 @@ def draw(view: MultiplierMap) -> Figure:
         ax.set_aspect("equal")
         ax.set_xlabel("x (m)")
         ax.set_ylabel("y (m)")
-        speed = f"({view.velocity[0]:g}, {view.velocity[1]:g}) m a step"
-        ax.set_title(f"Multiplier over the arena, moving at {speed}", color=INK)
+        ax.set_title(f"A robot that moves by ({view.velocity[0]:g}, {view.velocity[1]:g}) m a step", color=INK)
         if ax.get_legend_handles_labels()[0]:
             figure.legend(loc="outside lower center")
         return figure
