@@ -7,6 +7,7 @@ import pytest
 from safehold.core.errors import DataError, IntegrityError, UsageError
 from safehold.learn.checkpoint import save_checkpoint
 from safehold.learn.multiplier import MultiplierConfig
+from safehold.learn.multiplier_network import MultiplierNetworkConfig
 from safehold.learn.online.cpo import SCPOConfig
 from safehold.learn.online.ppo_lag import PPOLagConfig
 from safehold.learn.online.sac import SACConfig
@@ -56,6 +57,10 @@ ON_ROBOTS: dict[str, tuple[OnlineConfig, dict[str, int]]] = {
     ),
     "sac_lag": (
         SACLagConfig(sac=CORE, multiplier=MultiplierConfig(integral_gain=0.005), damping=0.0),
+        {"environments": 10, "steps_per_batch": 10, "total_steps": 30_000},
+    ),
+    "statewise_lag": (
+        StatewiseLagConfig(sac=CORE, multiplier=MultiplierNetworkConfig(hidden=(64, 64), learning_rate=1e-3)),
         {"environments": 10, "steps_per_batch": 10, "total_steps": 30_000},
     ),
 }
