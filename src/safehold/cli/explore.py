@@ -2,9 +2,10 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
+from pydantic import create_model
 
 from safehold.cli.arguments import Arguments
 from safehold.cli.console import Output
@@ -14,7 +15,7 @@ from safehold.cli.outputs import free_directory
 from safehold.cli.threads import one_torch_thread
 from safehold.envs import registry
 from safehold.learn.online.zoo import save_zoo
-from safehold.workflows.explore import ExploreConfig, explore
+from safehold.workflows.explore import METHODS, ExploreConfig, Method, explore, method_name
 
 
 class ExploreArguments(Arguments):
@@ -23,6 +24,16 @@ class ExploreArguments(Arguments):
     out: Path
     """Directory to make: a checkpoint of every snapshot, with what each earned and cost."""
     settings: Annotated[ExploreConfig, tyro.conf.arg(name="")] = ExploreConfig()
+
+
+def _arguments(method: Method) -> type[ExploreArguments]:
+    """The arguments of one method, from its own defaults."""
+    start = method.defaults
+    kind: Any = (type(start.method), start.method)
+    narrowed = create_model("ExploreConfig", __base__=ExploreConfig, __doc__=ExploreConfig.__doc__, method=kind)
+    default = narrowed(**{name: getattr(start, name) for name in ExploreConfig.model_fields})
+    field: Any = (Annotated[narrowed, tyro.conf.arg(name="")], default)
+    return create_model("ExploreArguments", __base__=ExploreArguments, __doc__=ExploreArguments.__doc__, settings=field)
 
 
 def run(arguments: ExploreArguments, output: Output) -> int:
@@ -48,7 +59,11 @@ def run(arguments: ExploreArguments, output: Output) -> int:
         out,
         env_id=config.env_id,
         policies=found.snapshots,
-        provenance={"config": config.to_json(), "curve": [asdict(point) for point in found.curve]},
+        provenance={
+            "method": method_name(config.method),
+            "config": config.to_json(),
+            "curve": [asdict(point) for point in found.curve],
+        },
     )
     rows = [
         (entry.name, str(entry.step), *(f"{e.reward:.5g}, {e.cost:.4g}" for e in entry.evaluations))
@@ -61,4 +76,4 @@ def run(arguments: ExploreArguments, output: Output) -> int:
     return 0
 
 
-COMMANDS = {"": Command(ExploreArguments, run)}
+COMMANDS = {name.replace("_", "-"): Command(_arguments(method), run) for name, method in METHODS.items()}

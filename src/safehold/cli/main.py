@@ -69,7 +69,17 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
         "safehold.cli.finetune",
         {"": "let a trained policy learn on in its world, uncertified: what tuning targets is compared with"},
     ),
-    "explore": ("safehold.cli.explore", {"": "learn online under a cost limit, and keep snapshots"}),
+    "explore": (
+        "safehold.cli.explore",
+        {
+            "ppo-lag": "learn online under a cost limit: proximal policy optimisation with a multiplier",
+            "sac-lag": "learn online from a replay buffer, with a damped multiplier",
+            "statewise-lag": "the same with a multiplier for every state",
+            "trpo-lag": "trust region policy optimisation with a multiplier",
+            "cpo": "constrained policy optimisation: the limit inside the trust region",
+            "scpo": "the same with a limit on the dearest step of an episode",
+        },
+    ),
     "deploy": (
         "safehold.cli.deploy",
         {

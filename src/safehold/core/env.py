@@ -1,9 +1,10 @@
-"""The environment contract: Gymnasium's five-tuple, plus `info["cost"]` and named costs beside it."""
+"""The environment contract: Gymnasium's five-tuple, plus `info["cost"]` and named costs; and many worlds at once."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from safehold.core.spec import TaskSpec
 
@@ -28,4 +29,41 @@ class SafeEnv(Protocol):
 
     def close(self) -> None:
         """Releases what the world holds."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What one step of m worlds did. `terminated` and `truncated` exclude each other; costs are finite and >= 0."""
+
+    observations: Float[np.ndarray, "m o"]
+    rewards: Float[np.ndarray, "m"]
+    costs: Float[np.ndarray, "m k"]
+    terminated: Bool[np.ndarray, "m"]
+    truncated: Bool[np.ndarray, "m"]
+
+
+@runtime_checkable
+class SafeEnvs(Protocol):
+    """Worlds of one task that take their steps together; a row is one world, in an episode of its own."""
+
+    @property
+    def spec_of_task(self) -> TaskSpec:
+        """Sizes, bounds, horizon, cost names and units."""
+        ...
+
+    def __len__(self) -> int:
+        """Number of worlds."""
+        ...
+
+    def reset(self, row: int, *, seed: int) -> Float[np.ndarray, "o"]:
+        """A fresh episode in one world; the same seed gives the same episode, in every row."""
+        ...
+
+    def step(self, rows: Int[np.ndarray, "m"], actions: Float[np.ndarray, "m a"]) -> Stepped:
+        """One step in each of these worlds, whose episodes are running; the others stand still."""
+        ...
+
+    def close(self) -> None:
+        """Releases what the worlds hold."""
         ...

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from safehold.core.env import SafeEnv
 from safehold.core.errors import EnvironmentFault, UsageError
@@ -34,6 +34,21 @@ class World(Protocol):
         ...
 
 
+@runtime_checkable
+class ArrayWorld(Protocol):
+    """Many worlds in arrays, nothing checked: row i is one world. Time limits are not its business."""
+
+    def reset(self, row: int, *, seed: int) -> Float[np.ndarray, "o"]:
+        """First observation of a fresh episode in one row."""
+        ...
+
+    def step(
+        self, rows: Int[np.ndarray, "m"], actions: Float[np.ndarray, "m a"]
+    ) -> tuple[Float[np.ndarray, "m o"], Float[np.ndarray, "m"], Float[np.ndarray, "m k"], Bool[np.ndarray, "m"]]:
+        """Observations, rewards, costs in the order of the task's cost names, and where the task ended."""
+        ...
+
+
 CostSource = Callable[[Mapping[str, Any]], object]
 """Where the cost of a step comes from: a function of the step's info."""
 
@@ -53,11 +68,15 @@ def named_costs(info: Mapping[str, Any], spec: TaskSpec) -> list[float]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A registered world: what it is, how to build it, and where its cost comes from."""
+    """A registered world: what it is, how to build it, and where its cost comes from.
+
+    `worlds` builds any number of them in arrays, for those that have such a form; the same episodes, bit for bit.
+    """
 
     spec: TaskSpec
     world: Callable[[], World]
     cost: CostSource = cost_in_info
+    worlds: Callable[[int], ArrayWorld] | None = None
 
     def make(self) -> SafeEnv:
         """A world of this task behind the checks of `Adapter`."""

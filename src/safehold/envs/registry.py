@@ -2,12 +2,13 @@
 
 import difflib
 
-from safehold.core.env import SafeEnv
+from safehold.core.env import SafeEnv, SafeEnvs
 from safehold.core.errors import UsageError
 from safehold.core.spec import TaskSpec
+from safehold.envs import lockstep
 from safehold.envs.adapter import Task
 from safehold.envs.suites import bullet_safety_gym, icu_sepsis, velocity
-from safehold.envs.toy import corridor, dial, double_integrator, point_hazard, rain
+from safehold.envs.toy import corridor, dial, double_integrator, point_hazard, point_robot, rain
 
 TASKS: dict[str, Task] = {
     **velocity.TASKS,
@@ -17,6 +18,8 @@ TASKS: dict[str, Task] = {
     "toy/Dial": dial.TASK,
     "toy/DoubleIntegrator": double_integrator.TASK,
     "toy/PointHazard": point_hazard.TASK,
+    "toy/PointRobot": point_robot.TASK,
+    "toy/PointRobotGuide": point_robot.GUIDE_TASK,
     "toy/Rain": rain.TASK,
 }
 
@@ -28,6 +31,15 @@ def make(env_id: str) -> SafeEnv:
         UsageError: if nothing has this name, or its suite's package is not installed.
     """
     return task(env_id).make()
+
+
+def make_many(env_id: str, n: int) -> SafeEnvs:
+    """Several worlds of this name that step together, behind the same checks.
+
+    Raises:
+        UsageError: if nothing has this name, its suite's package is not installed, or n is below 1.
+    """
+    return lockstep.make_many(task(env_id), n)
 
 
 def spec(env_id: str) -> TaskSpec:

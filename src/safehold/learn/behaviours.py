@@ -6,7 +6,8 @@ import numpy as np
 from jaxtyping import Float, Float32, Int
 
 from safehold.core.policy import Actor, Policy
-from safehold.learn.gaussian_policy import GaussianPolicy
+from safehold.learn.augmented_policy import AugmentedPolicy, LearntPolicy
+from safehold.learn.squashed_policy import NoisyPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,18 +17,21 @@ class NoiseSpread:
     `largest_sd` is in action units, the same for every action entry.
     """
 
-    policy: GaussianPolicy
+    policy: LearntPolicy
     largest_sd: float
 
-    def start(self, n: int, rng: np.random.Generator) -> "NoiseSpreadActor":
+    def start(self, n: int, rng: np.random.Generator) -> Actor:
         """An actor for n episodes, each with a noise level of its own."""
-        return NoiseSpreadActor(self.policy, rng.uniform(0.0, self.largest_sd, n).astype(np.float32), rng)
+        levels = rng.uniform(0.0, self.largest_sd, n).astype(np.float32)
+        if isinstance(self.policy, AugmentedPolicy):
+            return self.policy.remembering(NoiseSpreadActor(self.policy.inner, levels, rng), n)
+        return NoiseSpreadActor(self.policy, levels, rng)
 
 
 class NoiseSpreadActor:
     """A NoiseSpread living through n episodes."""
 
-    def __init__(self, policy: GaussianPolicy, sd: Float32[np.ndarray, "n"], rng: np.random.Generator) -> None:
+    def __init__(self, policy: NoisyPolicy, sd: Float32[np.ndarray, "n"], rng: np.random.Generator) -> None:
         self._policy = policy
         self._sd = sd[:, None]
         self._rng = rng

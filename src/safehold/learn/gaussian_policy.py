@@ -50,6 +50,15 @@ class GaussianPolicy:
         """The same mean with another noise level, equal for all action entries; 0 for none."""
         return replace(self, sd=np.full_like(self.sd, sd))
 
+    def without_noise(self) -> "GaussianPolicy":
+        """The policy that acts by its mean."""
+        return self.with_noise(0.0)
+
+    @property
+    def noise_level(self) -> float:
+        """Mean over action entries of the noise's standard deviation, in action units."""
+        return float(self.sd.mean())
+
     def means(self, observations: Float[np.ndarray, "n o"]) -> Float32[np.ndarray, "n a"]:
         """Actions without noise, not yet moved inside their bounds."""
         hidden = normalise(observations.astype(np.float32), self.observation_mean, self.observation_sd)

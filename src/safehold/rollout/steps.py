@@ -1,18 +1,16 @@
 """A fixed number of steps from several environments in lockstep, for learners that learn from their own steps."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from safehold.core.env import SafeEnv
+from safehold.core.env import SafeEnvs, Stepped
 from safehold.core.errors import EnvironmentFault, UsageError
 from safehold.core.seeding import Streams
 from safehold.core.spec import Box
-from safehold.envs.adapter import named_costs
 
 
 @runtime_checkable
@@ -30,10 +28,11 @@ class Explorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FinishedEpisode:
-    """Undiscounted returns of one whole episode."""
+    """Undiscounted returns of one whole episode, and the largest cost of a single step of each name."""
 
     reward_return: float
     cost_returns: Float[np.ndarray, "k"]
+    cost_peaks: Float[np.ndarray, "k"]
     length: int
 
 
@@ -76,39 +75,62 @@ class CollectorState:
     observations: Float[np.ndarray, "n o"]
 
 
-@dataclass
 class _Running:
-    """The episode that one environment is in."""
+    """The episodes that n environments are in: `cuts` are the steps after which one is dropped unfinished, 0: never."""
 
-    seed: int
-    cut: int  # steps after which this episode is dropped unfinished; 0: never
-    actions: list[Float[np.ndarray, "a"]] = field(default_factory=list)
-    reward_return: float = 0.0
-    cost_returns: Float[np.ndarray, "k"] = field(default_factory=lambda: np.zeros(0))
+    def __init__(self, n: int, n_costs: int) -> None:
+        self.seeds, self.cuts = [0] * n, [0] * n
+        self.actions: list[list[np.ndarray]] = [[] for _ in range(n)]
+        self.reward_returns = np.zeros(n)
+        self.cost_returns, self.cost_peaks = np.zeros((n, n_costs)), np.zeros((n, n_costs))
+
+    def begin(self, row: int, seed: int, cut: int) -> None:
+        """An episode before its first step."""
+        self.seeds[row], self.cuts[row], self.actions[row] = seed, cut, []
+        self.reward_returns[row], self.cost_returns[row], self.cost_peaks[row] = 0.0, 0.0, 0.0
+
+    def count(self, rows: Int[np.ndarray, "m"], executed: Float[np.ndarray, "m a"], stepped: Stepped) -> None:
+        """One more step of these rows."""
+        for row, action in zip(rows.tolist(), executed, strict=True):
+            self.actions[row].append(action)
+        self.reward_returns[rows] += stepped.rewards
+        self.cost_returns[rows] += stepped.costs
+        self.cost_peaks[rows] = np.maximum(self.cost_peaks[rows], stepped.costs)
+
+    def cut(self, row: int) -> bool:
+        """Whether it is dropped here."""
+        return len(self.actions[row]) == self.cuts[row]
+
+    def finished(self, row: int) -> FinishedEpisode:
+        """What one episode has come to."""
+        return FinishedEpisode(
+            float(self.reward_returns[row]),
+            self.cost_returns[row].copy(),
+            self.cost_peaks[row].copy(),
+            len(self.actions[row]),
+        )
 
 
 class StepCollector:
-    """n environments in one process, stepped in lockstep; episodes run on from one batch to the next.
+    """n environments in one process that step together; episodes run on from one batch to the next.
 
     The first episode of environment i is cut after (i + 1) / n of the horizon, so that with a fixed horizon the
     ends of episodes spread evenly over time instead of falling into the same batch. A cut episode counts as
     stopped by the clock and is not among the finished ones.
 
     Args:
-        environments: n worlds of one task, owned (and closed) by the caller.
+        environments: n worlds of one task that step together, owned (and closed) by the caller.
         streams: the reset seeds are the episode seeds of its stream "collect".
 
     Raises:
-        UsageError: without environments, or if their actions are not continuous.
+        UsageError: if their actions are not continuous.
     """
 
-    def __init__(self, environments: Sequence[SafeEnv], streams: Streams) -> None:
-        if not environments:
-            raise UsageError("a collector needs at least one environment")
-        spec = environments[0].spec_of_task
+    def __init__(self, environments: SafeEnvs, streams: Streams) -> None:
+        spec = environments.spec_of_task
         if not isinstance(spec.action, Box):
             raise UsageError(f"{spec.env_id}: steps are collected for continuous actions only, got {spec.action}")
-        self._environments = tuple(environments)
+        self._environments = environments
         self._streams = streams
         self._spec = spec
         self._box = spec.action
@@ -117,7 +139,9 @@ class StepCollector:
         cuts = [math.ceil(spec.horizon * (i + 1) / n) for i in range(n)]
         cuts[-1] = 0
         self._observations = np.empty((n, spec.observation_size), dtype=np.float32)
-        self._running = [self._begin(i, cut) for i, cut in enumerate(cuts)]
+        self._running = _Running(n, len(spec.cost_names))
+        for row, cut in enumerate(cuts):
+            self._begin(row, cut)
 
     def collect(self, explorer: Explorer, steps: int) -> StepBatch:
         """The next `steps` steps of every environment."""
@@ -130,6 +154,7 @@ class StepCollector:
         terminated = np.zeros((steps, n), dtype=np.bool_)
         ended = np.zeros((steps, n), dtype=np.bool_)
         episodes: list[FinishedEpisode] = []
+        rows = np.arange(n)
         for t in range(steps):
             observations[t] = self._observations
             actions[t] = explorer.act(self._observations)
@@ -139,26 +164,16 @@ class StepCollector:
                     f"{spec.env_id}: the explorer drew a non-finite action {executed.tolist()} at step {t} of a "
                     "batch; the learner has diverged (lower its learning rate)"
                 )
-            for i, environment in enumerate(self._environments):
-                running = self._running[i]
-                seen, reward, terminal, truncated, info = environment.step(executed[i])
-                next_observations[t, i] = seen
-                rewards[t, i] = reward
-                costs[t, i] = named_costs(info, spec)
-                running.actions.append(executed[i])
-                running.reward_return += reward
-                running.cost_returns = running.cost_returns + costs[t, i]
-                cut = len(running.actions) == running.cut
-                if terminal or truncated or cut:
-                    terminated[t, i] = terminal
-                    ended[t, i] = True
-                    if terminal or truncated:
-                        episodes.append(
-                            FinishedEpisode(running.reward_return, running.cost_returns, len(running.actions))
-                        )
-                    self._running[i] = self._begin(i)
-                else:
-                    self._observations[i] = next_observations[t, i]
+            stepped = self._environments.step(rows, executed)
+            next_observations[t], rewards[t], costs[t] = stepped.observations, stepped.rewards, stepped.costs
+            terminated[t], whole = stepped.terminated, stepped.terminated | stepped.truncated
+            self._observations = stepped.observations.copy()
+            self._running.count(rows, executed, stepped)
+            ended[t] = whole | [self._running.cut(row) for row in range(n)]
+            for row in np.flatnonzero(ended[t]).tolist():
+                if whole[row]:
+                    episodes.append(self._running.finished(row))
+                self._begin(row)
         return StepBatch(
             observations=observations,
             actions=actions,
@@ -175,9 +190,9 @@ class StepCollector:
         size = self._box.size
         return CollectorState(
             n_episodes=self._n_episodes,
-            seeds=tuple(running.seed for running in self._running),
-            cuts=tuple(running.cut for running in self._running),
-            actions=tuple(np.array(running.actions, np.float32).reshape(-1, size) for running in self._running),
+            seeds=tuple(self._running.seeds),
+            cuts=tuple(self._running.cuts),
+            actions=tuple(np.array(actions, np.float32).reshape(-1, size) for actions in self._running.actions),
             observations=self._observations.copy(),
         )
 
@@ -192,11 +207,7 @@ class StepCollector:
                 f"the saved run had {len(state.seeds)} environments, this one has {len(self._environments)}; "
                 "a run goes on with the number of environments that it began with"
             )
-        observations = np.empty_like(self._observations)
-        running = [
-            self._replay(i, state.seeds[i], state.cuts[i], state.actions[i], observations)
-            for i in range(len(self._environments))
-        ]
+        observations, running = self._replay(state)
         if not np.array_equal(observations, state.observations):
             place = int(np.argmax((observations != state.observations).any(axis=1)))
             raise EnvironmentFault(
@@ -208,29 +219,25 @@ class StepCollector:
         self._observations = observations
         self._running = running
 
-    def _begin(self, i: int, cut: int = 0) -> _Running:
-        """Resets environment i with the next reset seed."""
+    def _begin(self, row: int, cut: int = 0) -> None:
+        """Resets one environment with the next reset seed."""
         (seed,) = self._streams.episode_seeds("collect", self._n_episodes, 1)
         self._n_episodes += 1
-        observation, _ = self._environments[i].reset(seed=seed)
-        self._observations[i] = observation
-        return _Running(seed=seed, cut=cut, cost_returns=np.zeros(len(self._spec.cost_names)))
+        self._observations[row] = self._environments.reset(row, seed=seed)
+        self._running.begin(row, seed, cut)
 
-    def _replay(
-        self,
-        i: int,
-        seed: int,
-        cut: int,
-        actions: Float[np.ndarray, "_ a"],
-        observations: Float[np.ndarray, "n o"],
-    ) -> _Running:
-        """Takes environment i through an episode again and puts what is seen last into `observations[i]`."""
-        observations[i], _ = self._environments[i].reset(seed=seed)
-        running = _Running(seed=seed, cut=cut, cost_returns=np.zeros(len(self._spec.cost_names)))
-        for action in actions:
-            seen, reward, _, _, info = self._environments[i].step(action)
-            observations[i] = seen
-            running.actions.append(action)
-            running.reward_return += reward
-            running.cost_returns = running.cost_returns + named_costs(info, self._spec)
-        return running
+    def _replay(self, state: CollectorState) -> tuple[Float[np.ndarray, "n o"], _Running]:
+        """Takes every environment through its episode again; what is seen last, and the episodes."""
+        observations = np.empty_like(self._observations)
+        running = _Running(len(self._environments), len(self._spec.cost_names))
+        for row, (seed, cut) in enumerate(zip(state.seeds, state.cuts, strict=True)):
+            observations[row] = self._environments.reset(row, seed=seed)
+            running.begin(row, seed, cut)
+        lengths = np.array([len(actions) for actions in state.actions])
+        for t in range(int(lengths.max())):
+            rows = np.flatnonzero(lengths > t)
+            executed = np.stack([state.actions[row][t] for row in rows])
+            stepped = self._environments.step(rows, executed)
+            observations[rows] = stepped.observations
+            running.count(rows, executed, stepped)
+        return observations, running

@@ -1,32 +1,49 @@
-"""Learning online, from configuration to snapshots: one run of PPO-Lagrangian, evaluated along the way."""
+"""Learning online, from configuration to snapshots: one run of one method, evaluated along the way."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from safehold.core.config import Config
-from safehold.core.constraint import Limit
+from safehold.core.constraint import Limit, LimitKind, MaximumCost
+from safehold.core.env import SafeEnvs
+from safehold.core.errors import UsageError
 from safehold.core.seeding import Streams
+from safehold.core.spec import TaskSpec
 from safehold.envs import registry
-from safehold.learn.gaussian_policy import GaussianPolicy
+from safehold.envs.augmented import Augmented
+from safehold.learn.augmented_policy import LearntPolicy
 from safehold.learn.hooks import Stop
-from safehold.learn.interact import OnlineProgress, OnlineRun, interact
+from safehold.learn.interact import OnlineLearner, OnlineProgress, OnlineRun, interact
+from safehold.learn.multiplier_network import MultiplierField
+from safehold.learn.online.cpo import CPOConfig, CPOLearner, SCPOConfig
+from safehold.learn.online.limited import episode_metrics
 from safehold.learn.online.ppo_lag import PPOLagConfig, PPOLagLearner
+from safehold.learn.online.sac import SACLearner
+from safehold.learn.online.sac_lag import SACLagConfig, sac_lag
+from safehold.learn.online.statewise_lag import LIMIT_KINDS, StatePrice, StatewiseLagConfig, statewise_lag
+from safehold.learn.online.trpo_lag import TRPOLagConfig, TRPOLagLearner
 from safehold.learn.online.zoo import Evaluation, ZooPolicy
 from safehold.rollout.episodes import rollout
-from safehold.rollout.steps import StepCollector
+from safehold.rollout.steps import FinishedEpisode, StepCollector
+
+OnlineConfig = PPOLagConfig | SACLagConfig | StatewiseLagConfig | TRPOLagConfig | CPOConfig | SCPOConfig
+"""The configurations of the online methods."""
 
 
 class ExploreConfig(Config):
-    """One run of PPO-Lagrangian in one environment."""
+    """One run of one method in one environment."""
 
     env_id: str = "HalfCheetahVelocity"
     """Where to learn."""
     limit: NonNegativeFloat | None = 20.0
-    """Limit on the mean cost return, in cost units per episode; none for a run without a limit."""
+    """The limit, in cost units: on the mean cost of an episode, or, for methods that limit states, of a step; none for
+    a run without a limit."""
+    cost: str | None = None
+    """Name of the limited cost; the environment's first, if none is said."""
     seed: NonNegativeInt = 0
     """Seed of weights, exploration and resets."""
     total_steps: PositiveInt = 3_000_000
@@ -39,7 +56,7 @@ class ExploreConfig(Config):
     """Snapshots, evenly along training; the last is at its end."""
     evaluation_episodes: PositiveInt = 5
     """Episodes a snapshot is evaluated by, without noise and as many with its own noise."""
-    method: PPOLagConfig = PPOLagConfig()
+    method: OnlineConfig = PPOLagConfig()
     """Hyper-parameters."""
 
     @property
@@ -50,23 +67,123 @@ class ExploreConfig(Config):
 
 
 @dataclass(frozen=True, slots=True)
+class Method:
+    """How one method is configured, and built: of a task, its configuration, a limit or none, and streams.
+
+    `defaults` are those of a run of it; `limit_kind` says what kind of limit it takes; `worlds` makes of a task's
+    worlds those that the learner sees, from the name of the limited cost.
+    """
+
+    defaults: ExploreConfig
+    limit_kind: Callable[[OnlineConfig], LimitKind]
+    build: Callable[[TaskSpec, OnlineConfig, Limit | None, Streams], OnlineLearner[LearntPolicy]]
+    worlds: Callable[[SafeEnvs, str], SafeEnvs] = lambda worlds, _: worlds
+
+
+def _ppo_lag(
+    spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
+) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, PPOLagConfig)
+    return PPOLagLearner(spec, config, limit, streams)
+
+
+def _sac_lag(
+    spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
+) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, SACLagConfig)
+    return sac_lag(spec, config, limit, streams)
+
+
+def _statewise_lag(
+    spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
+) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, StatewiseLagConfig)
+    return statewise_lag(spec, config, _needed(limit, "statewise_lag"), streams)
+
+
+def _trpo_lag(
+    spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams
+) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, TRPOLagConfig)
+    return TRPOLagLearner(spec, config, limit, streams)
+
+
+def _cpo(spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, CPOConfig | SCPOConfig)
+    return CPOLearner(spec, config, _needed(limit, method_name(config)), streams)
+
+
+def _needed(limit: Limit | None, method: str) -> Limit:
+    """The limit, for methods that are nothing without one."""
+    if limit is None:
+        raise UsageError(f"{method} needs a limit; for a run without one take ppo_lag or sac_lag")
+    return limit
+
+
+def _mean(config: OnlineConfig) -> LimitKind:  # noqa: ARG001 - whatever the configuration
+    return "mean"
+
+
+def _peak(config: OnlineConfig) -> LimitKind:  # noqa: ARG001 - whatever the configuration
+    return "peak"
+
+
+def _of_states(config: OnlineConfig) -> LimitKind:
+    assert isinstance(config, StatewiseLagConfig)
+    return LIMIT_KINDS[config.constraint]
+
+
+_SAC_LAG = ExploreConfig(total_steps=300_000, environments=8, steps_per_batch=4, method=SACLagConfig())
+_TRPO_LAG = ExploreConfig(steps_per_batch=2048, method=TRPOLagConfig())  # about the 30,000 steps a batch of [SCPO]
+
+METHODS: Mapping[str, Method] = {
+    "ppo_lag": Method(ExploreConfig(), _mean, _ppo_lag),
+    "sac_lag": Method(_SAC_LAG, _mean, _sac_lag),
+    "statewise_lag": Method(_SAC_LAG.model_copy(update={"method": StatewiseLagConfig()}), _of_states, _statewise_lag),
+    "trpo_lag": Method(_TRPO_LAG, _mean, _trpo_lag),
+    "cpo": Method(_TRPO_LAG.model_copy(update={"method": CPOConfig()}), _mean, _cpo),
+    "scpo": Method(
+        _TRPO_LAG.model_copy(update={"method": SCPOConfig()}),
+        _peak,
+        _cpo,
+        worlds=lambda worlds, cost: Augmented(worlds, MaximumCost(cost)),
+    ),
+}
+"""The methods of `safehold explore`."""
+
+
+def method_name(config: OnlineConfig) -> str:
+    """The method that a configuration is of."""
+    return next(name for name, method in METHODS.items() if type(method.defaults.method) is type(config))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """One point of a learning curve: mean returns of the episodes that finished since the point before."""
+    """One point of a learning curve: means over the episodes that finished since the point before.
+
+    `peak` is the cost of an episode's dearest step; `multiplier` that of the last update, of a network its mean over a
+    batch; `noise` the mean sd of exploration then, before the tanh if there is one.
+    """
 
     step: int
     reward: float
     cost: float
+    peak: float
     multiplier: float
     noise: float
 
 
 @dataclass(frozen=True, slots=True)
 class Exploration:
-    """What a run yields: snapshots in the order of training, and the curve, `CURVE_POINTS` points or fewer."""
+    """What a run yields: snapshots in the order of training, and the curve, `CURVE_POINTS` points or fewer.
+
+    `multipliers` is lambda over the states at the end, of methods whose multiplier is a network.
+    """
 
     config: ExploreConfig
     snapshots: tuple[ZooPolicy, ...]
     curve: tuple[CurvePoint, ...]
+    multipliers: MultiplierField | None
 
 
 CURVE_POINTS = 100
@@ -77,18 +194,24 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
     """Learns under a limit and keeps snapshots; `stop` is asked after every update and ends the run early.
 
     Uses one torch thread, and puts the number of threads back afterwards.
+
+    Raises:
+        UsageError: if the environment, the cost or the limit does not suit the method.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    environments = [registry.make(config.env_id) for _ in range(config.environments)]
+    environments = registry.make_many(config.env_id, config.environments)
     try:
         streams = Streams(config.seed)
-        spec = environments[0].spec_of_task
-        limit = None if config.limit is None else Limit(spec.cost_names[0], config.limit)
-        learner = PPOLagLearner(spec, config.method, limit, streams)
-        collector = StepCollector(environments, streams)
+        spec = environments.spec_of_task
+        cost = limited_cost(config, spec)
+        method = METHODS[method_name(config.method)]
+        limit = None if config.limit is None else Limit(cost, config.limit, method.limit_kind(config.method))
+        seen = method.worlds(environments, cost)
+        learner = method.build(seen.spec_of_task, config.method, limit, streams)
+        collector = StepCollector(seen, streams)
         run = OnlineRun(learner, collector, steps_per_batch=config.steps_per_batch, streams=streams)
-        diary = _Diary(config, learner)
+        diary = _Diary(config, learner, spec.cost_names.index(cost))
 
         def stop_if_asked(progress: OnlineProgress) -> None:  # noqa: ARG001 - the signature of a hook
             if stop():
@@ -96,19 +219,33 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
 
         interact(run, total_steps=config.total_steps, hooks=(diary, stop_if_asked))
     finally:
-        for environment in environments:
-            environment.close()
+        environments.close()
         torch.set_num_threads(threads)
-    return Exploration(config, tuple(diary.snapshots), tuple(diary.curve))
+    price = learner.price if isinstance(learner, SACLearner) else None
+    multipliers = price.field() if isinstance(price, StatePrice) else None
+    return Exploration(config, tuple(diary.snapshots), tuple(diary.curve), multipliers)
 
 
-def evaluate(env_id: str, policy: GaussianPolicy, seeds: Sequence[int], rng_seed: int) -> Evaluation:
-    """Returns of one episode a seed, by the same rollout as everywhere."""
+def limited_cost(config: ExploreConfig, spec: TaskSpec) -> str:
+    """The cost that a run limits, or reports if it limits none.
+
+    Raises:
+        UsageError: if the task has no cost of this name.
+    """
+    if config.cost is None:
+        return spec.cost_names[0]
+    if config.cost not in spec.cost_names:
+        raise UsageError(f"{spec.env_id} has no cost {config.cost!r}; its costs are {list(spec.cost_names)}")
+    return config.cost
+
+
+def evaluate(env_id: str, policy: LearntPolicy, seeds: Sequence[int], rng_seed: int, column: int = 0) -> Evaluation:
+    """Returns of one episode a seed, by the same rollout as everywhere; of the cost in this column."""
     episodes = rollout(env_id, policy, seeds, rng_seed=rng_seed)
     rewards = np.array([episode.reward_return for episode in episodes])
-    costs = np.array([episode.cost_returns[0] for episode in episodes])
+    costs = np.array([episode.cost_returns[column] for episode in episodes])
     return Evaluation(
-        noise=float(policy.sd.mean()),
+        noise=policy.noise_level,
         episodes=len(episodes),
         reward=float(rewards.mean()),
         reward_sd=float(rewards.std()),
@@ -117,45 +254,46 @@ def evaluate(env_id: str, policy: GaussianPolicy, seeds: Sequence[int], rng_seed
     )
 
 
+@dataclass
 class _Diary:
     """The hook that keeps snapshots and curve."""
 
-    def __init__(self, config: ExploreConfig, learner: PPOLagLearner) -> None:
-        self.snapshots: list[ZooPolicy] = []
-        self.curve: list[CurvePoint] = []
-        self._config = config
-        self._learner = learner
-        self._streams = Streams(config.seed)
-        self._rewards: list[float] = []
-        self._costs: list[float] = []
+    config: ExploreConfig
+    learner: OnlineLearner[LearntPolicy]
+    column: int
+    snapshots: list[ZooPolicy] = field(default_factory=list)
+    curve: list[CurvePoint] = field(default_factory=list)
+    finished: list[FinishedEpisode] = field(default_factory=list)
 
     def __call__(self, progress: OnlineProgress) -> None:
-        self._rewards += [episode.reward_return for episode in progress.episodes]
-        self._costs += [float(episode.cost_returns[0]) for episode in progress.episodes]
-        total = self._config.total_steps
-        if self._rewards and progress.steps * CURVE_POINTS >= total * (len(self.curve) + 1):
+        self.finished += progress.episodes
+        total = self.config.total_steps
+        learns = "multiplier" in progress.metrics  # before its first gradient step a learner has nothing to say
+        if self.finished and learns and progress.steps * CURVE_POINTS >= total * (len(self.curve) + 1):
             self._note(progress)
-        if progress.steps * self._config.snapshots >= total * (len(self.snapshots) + 1):
+        if progress.steps * self.config.snapshots >= total * (len(self.snapshots) + 1):
             self._keep(progress)
 
     def _note(self, progress: OnlineProgress) -> None:
+        means = episode_metrics(self.finished, self.column)
         self.curve.append(
             CurvePoint(
                 step=progress.steps,
-                reward=float(np.mean(self._rewards)),
-                cost=float(np.mean(self._costs)),
-                multiplier=self._learner.multiplier,
+                reward=means["reward_return"],
+                cost=means["cost_return"],
+                peak=means["cost_peak"],
+                multiplier=progress.metrics["multiplier"],
                 noise=progress.metrics["sd"],
             )
         )
-        self._rewards, self._costs = [], []
+        self.finished = []
 
     def _keep(self, progress: OnlineProgress) -> None:
-        config, number = self._config, len(self.snapshots)
-        policy = self._learner.policy()
+        config, number, streams = self.config, len(self.snapshots), Streams(self.config.seed)
+        policy = self.learner.policy()
         count = config.evaluation_episodes
-        seeds = self._streams.episode_seeds("evaluate", number * count, count)
-        rng_seed = self._streams.integer("evaluation noise")
+        seeds = streams.episode_seeds("evaluate", number * count, count)
+        rng_seed = streams.integer("evaluation noise")
         self.snapshots.append(
             ZooPolicy(
                 name=f"{config.name}-{number:02d}",
@@ -164,7 +302,8 @@ class _Diary:
                 seed=config.seed,
                 step=progress.steps,
                 evaluations=tuple(
-                    evaluate(config.env_id, judged, seeds, rng_seed) for judged in (policy.with_noise(0.0), policy)
+                    evaluate(config.env_id, judged, seeds, rng_seed, self.column)
+                    for judged in (policy.without_noise(), policy)
                 ),
                 policy=policy,
             )

@@ -360,3 +360,20 @@ def test_a_dial_is_tried_over_what_its_log_supports(safehold, log, policies):
         assert safehold(*words, *wrong).code == 2
     other = safehold("evaluate", policies / "bc" / "policy", "--task", TASK, "--dial", log, "--limit", 5)
     assert "no dial" in other.err
+
+
+def test_exploring_by_any_method_leaves_a_zoo(safehold, tmp_path):
+    small = ("--method.sac.hidden", 8, "--method.sac.random-steps", 64, "--method.sac.gradient-steps", 0.05)
+    shape = ("--environments", 8, "--steps-per-batch", 32, "--total-steps", 512, "--snapshots", 1)
+    words = ("--env-id", "toy/PointRobot", "--limit", 0.2, *shape, "--json", "--quiet")
+    for verb in ("ppo-lag", "sac-lag", "statewise-lag", "trpo-lag", "cpo", "scpo"):
+        own = small if verb in ("sac-lag", "statewise-lag") else ()
+        ran = safehold("explore", verb, *words, *own, "--out", tmp_path / verb)
+        zoo = load_zoo(tmp_path / verb)
+        assert ran.json["digest"] == zoo.digest
+        assert zoo.provenance["method"] == verb.replace("-", "_")
+        assert zoo.policies[0].step == 512
+    refused = safehold("explore", "ppo-lag", *words, *small, "--out", tmp_path / "other")
+    assert refused.code == 2
+    assert "There is no flag --method.sac.hidden" in refused.err
+    assert "Did you mean `safehold explore sac-lag`" in safehold("explore", "sac_lag").err

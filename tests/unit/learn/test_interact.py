@@ -22,8 +22,8 @@ SMALL = PPOLagConfig(hidden=(16,), minibatch=64, epochs=2, multiplier=Multiplier
 
 def fresh_run(env_id: str = "toy/PointHazard", environments: int = 3) -> OnlineRun:
     streams = Streams(4)
-    worlds = [registry.make(env_id) for _ in range(environments)]
-    learner = PPOLagLearner(worlds[0].spec_of_task, SMALL, Limit("cost", 1.0), streams)
+    worlds = registry.make_many(env_id, environments)
+    learner = PPOLagLearner(worlds.spec_of_task, SMALL, Limit("cost", 1.0), streams)
     return OnlineRun(learner, StepCollector(worlds, streams), steps_per_batch=48, streams=streams)
 
 

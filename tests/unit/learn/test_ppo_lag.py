@@ -5,20 +5,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from made_up_steps import SPEC, made_up_batch
 
 from safehold.core.constraint import Limit
-from safehold.core.errors import DataError, UsageError
-from safehold.core.policy import Policy
+from safehold.core.errors import UsageError
 from safehold.core.seeding import Streams
-from safehold.core.spec import Box, Discrete, TaskSpec
-from safehold.learn.learner import Learner, State
 from safehold.learn.multiplier import MultiplierConfig
-from safehold.learn.online.ppo_lag import PPOLagConfig, PPOLagLearner, ScaledValue, clipped_surrogate
+from safehold.learn.online.on_policy import ScaledValue
+from safehold.learn.online.ppo_lag import PPOLagConfig, PPOLagLearner, clipped_surrogate
 from safehold.nn.tensors import torch_generator
 from safehold.rollout.steps import FinishedEpisode, StepBatch
-from safehold.testing.learner_contract import assert_equal_states
 
-SPEC = TaskSpec(env_id="Plane", observation_size=3, action=Box((-1.0, -1.0), (1.0, 1.0)), horizon=10)
 SMALL = PPOLagConfig(hidden=(8,), minibatch=16, epochs=2, multiplier=MultiplierConfig(integral_gain=0.1))
 
 
@@ -27,21 +24,6 @@ LIMIT = Limit("cost", 2.0)
 
 def learner(seed: int = 0, limit: Limit | None = LIMIT, config: PPOLagConfig = SMALL) -> PPOLagLearner:
     return PPOLagLearner(SPEC, config, limit, Streams(seed))
-
-
-def made_up_batch(seed: int = 0, episode_costs: tuple[float, ...] = (5.0,)) -> StepBatch:
-    rng = np.random.default_rng(seed)
-    steps, n = 16, 2
-    return StepBatch(
-        observations=rng.standard_normal((steps, n, 3)).astype(np.float32),
-        actions=rng.standard_normal((steps, n, 2)).astype(np.float32),
-        rewards=rng.standard_normal((steps, n)),
-        costs=rng.random((steps, n, 1)),
-        next_observations=rng.standard_normal((steps, n, 3)).astype(np.float32),
-        terminated=np.zeros((steps, n), np.bool_),
-        ended=rng.random((steps, n)) < 0.2,
-        episodes=tuple(FinishedEpisode(1.0, np.array([cost]), 10) for cost in episode_costs),
-    )
 
 
 @pytest.mark.parametrize(
@@ -109,7 +91,7 @@ def bandit(ppo: PPOLagLearner, updates: int, price: float) -> float:
                 next_observations=observations,
                 terminated=np.ones((1, 64), np.bool_),
                 ended=np.ones((1, 64), np.bool_),
-                episodes=tuple(FinishedEpisode(0.0, cost, 1) for cost in costs[0]),
+                episodes=tuple(FinishedEpisode(0.0, cost, cost, 1) for cost in costs[0]),
             )
         )
     return float(ppo.policy().means(np.zeros((1, 3), np.float32))[0, 0])
@@ -121,54 +103,6 @@ def test_climbs_the_reward_without_a_limit_and_turns_back_where_cost_outweighs_i
     assert bandit(learner(limit=Limit("cost", 0.1), config=config), 30, price=5.0) < -0.3
 
 
-def test_the_same_seed_learns_the_same_and_another_seed_something_else():
-    first, second, other = learner(0), learner(0), learner(1)
-    for ppo in (first, second, other):
-        ppo.update(made_up_batch())
-    assert_equal_states(first.state(), second.state())
-    assert not torch.equal(first.state().tensors["policy.log_sd"], other.state().tensors["policy.log_sd"])
-
-
-def test_restored_goes_on_bit_for_bit():
-    unbroken, resumed = learner(0), learner(1)
-    for seed in range(3):
-        unbroken.update(made_up_batch(seed))
-    resumed.restore(unbroken.state())
-    for seed in (3, 4):
-        assert dict(unbroken.update(made_up_batch(seed))) == dict(resumed.update(made_up_batch(seed)))
-    assert_equal_states(unbroken.state(), resumed.state())
-
-
-def test_a_state_with_a_missing_tensor_is_refused():
-    ppo = learner()
-    ppo.update(made_up_batch())
-    state = ppo.state()
-    for missing in state.tensors:
-        partial = State({name: value for name, value in state.tensors.items() if name != missing}, state.meta)
-        with pytest.raises(DataError):
-            learner().restore(partial)
-
-
-def test_global_generators_are_left_alone():
-    before = torch.get_rng_state()
-    learner().update(made_up_batch())
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_policy_is_frozen_and_acts_inside_its_bounds():
-    ppo = learner()
-    ppo.update(made_up_batch())
-    policy = ppo.policy()
-    assert isinstance(policy, Policy)
-    assert isinstance(ppo, Learner)
-    observations = 1e6 * np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
-    before = policy.means(observations)
-    ppo.update(made_up_batch(1))
-    np.testing.assert_array_equal(policy.means(observations), before)
-    actions = policy.with_noise(3.0).start(5, np.random.default_rng(0)).act(observations)
-    assert np.abs(actions).max() <= 1.0
-
-
 def test_the_frozen_policy_computes_what_the_network_does():
     ppo = learner()
     for seed in range(3):
@@ -178,7 +112,7 @@ def test_the_frozen_policy_computes_what_the_network_does():
     normal = np.clip((observations - policy.observation_mean) / policy.observation_sd, -10, 10)
     network = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))
     tensors = ppo.state().tensors
-    network.load_state_dict({name: tensors[f"policy.mean.{name}"] for name in network.state_dict()})
+    network.load_state_dict({name: tensors[f"core.policy.mean.{name}"] for name in network.state_dict()})
     with torch.no_grad():
         expected = network(torch.from_numpy(normal)).numpy()
     np.testing.assert_allclose(policy.means(observations), expected, atol=1e-6)
@@ -201,11 +135,6 @@ def test_rescaling_a_value_leaves_its_predictions_alone():
     assert value.scale > 0
 
 
-def test_discrete_actions_and_foreign_costs_are_refused():
-    discrete = TaskSpec(env_id="Grid", observation_size=3, action=Discrete(4), horizon=10)
-    with pytest.raises(UsageError, match="needs continuous actions"):
-        PPOLagLearner(discrete, SMALL, None, Streams(0))
-    with pytest.raises(UsageError, match="on 'heat'"):
-        learner(limit=Limit("heat", 1.0))
+def test_a_limit_on_anything_but_the_mean_is_refused():
     with pytest.raises(UsageError, match="got kind 'peak'"):
         learner(limit=Limit("cost", 1.0, "peak"))

@@ -8,6 +8,7 @@ from safehold.core.seeding import Streams
 from safehold.core.spec import Box, TaskSpec
 from safehold.envs import registry
 from safehold.envs.adapter import Task
+from safehold.envs.lockstep import make_many
 from safehold.rollout.steps import StepCollector
 
 
@@ -39,7 +40,7 @@ def counters(n: int, *, horizon: int = 8, **keywords: Any) -> StepCollector:
         spec=TaskSpec(env_id="Counter", observation_size=2, action=Box((-1.0,), (1.0,)), horizon=horizon),
         world=lambda: Counter(**keywords),
     )
-    return StepCollector([task.make() for _ in range(n)], Streams(0))
+    return StepCollector(make_many(task, n), Streams(0))
 
 
 class Always:
@@ -100,9 +101,10 @@ def test_every_episode_has_a_reset_seed_of_its_own():
 
 
 @pytest.mark.parametrize("already", [1, 37])
-def test_restored_goes_on_bit_for_bit_in_the_middle_of_episodes(already):
+@pytest.mark.parametrize("env_id", ["toy/PointHazard", "toy/PointRobot"])
+def test_restored_goes_on_bit_for_bit_in_the_middle_of_episodes(env_id, already):
     def collector() -> StepCollector:
-        return StepCollector([registry.make("toy/PointHazard") for _ in range(3)], Streams(5))
+        return StepCollector(registry.make_many(env_id, 3), Streams(5))
 
     unbroken, explorer = collector(), Random()
     unbroken.collect(explorer, already)
@@ -138,5 +140,18 @@ def test_another_number_of_environments_is_refused():
 
 
 def test_no_environments_are_refused():
-    with pytest.raises(UsageError, match="at least one environment"):
-        StepCollector([], Streams(0))
+    with pytest.raises(UsageError, match="at least one"):
+        counters(0)
+
+
+def test_a_finished_episode_knows_its_dearest_step():
+    class Peaked(Counter):
+        def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            observation, reward, terminated, truncated, _ = super().step(action)
+            return observation, reward, terminated, truncated, {"cost": 3.0 if self._count == 5 else 0.25}
+
+    spec = TaskSpec(env_id="Peaked", observation_size=2, action=Box((-1.0,), (1.0,)), horizon=8)
+    batch = StepCollector(make_many(Task(spec=spec, world=Peaked), 1), Streams(0)).collect(Always(0.0), 16)
+    assert [(episode.cost_returns.tolist(), episode.cost_peaks.tolist()) for episode in batch.episodes] == [
+        ([7 * 0.25 + 3.0], [3.0])
+    ] * 2

@@ -10,8 +10,10 @@ import torch
 
 from safehold.core.errors import DataError
 from safehold.core.spec import Box
+from safehold.learn.augmented_policy import AugmentedPolicy, LearntPolicy
 from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
 from safehold.learn.gaussian_policy import GaussianPolicy
+from safehold.learn.squashed_policy import NoisyPolicy, SquashedPolicy
 from safehold.nn.tensors import to_array
 
 KIND = "zoo"
@@ -22,7 +24,8 @@ KIND = "zoo"
 class Evaluation:
     """Returns of a few episodes at one noise level: means, and standard deviations between episodes.
 
-    `noise` is the mean over action entries of the noise's standard deviation, in action units.
+    `noise` is the policy's `noise_level`: of a Gaussian one the mean over action entries of the noise's standard
+    deviation, in action units; of a squashed one the share of its learnt noise.
     """
 
     noise: float
@@ -43,7 +46,7 @@ class ZooPolicy:
     seed: int
     step: int
     evaluations: tuple[Evaluation, ...]
-    policy: GaussianPolicy
+    policy: LearntPolicy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +71,13 @@ def save_zoo(directory: Path, *, env_id: str, policies: Sequence[ZooPolicy], pro
         raise DataError(f"two of the {len(names)} policies have the same name; a zoo tells its policies by name")
     tensors: dict[str, torch.Tensor] = {}
     for entry in policies:
+        policy = _inner(entry.policy)
         arrays = {
-            **{f"weight.{i}": weight for i, weight in enumerate(entry.policy.weights)},
-            **{f"bias.{i}": bias for i, bias in enumerate(entry.policy.biases)},
-            "observation_mean": entry.policy.observation_mean,
-            "observation_sd": entry.policy.observation_sd,
-            "sd": entry.policy.sd,
+            **{f"weight.{i}": weight for i, weight in enumerate(policy.weights)},
+            **{f"bias.{i}": bias for i, bias in enumerate(policy.biases)},
         }
+        if isinstance(policy, GaussianPolicy):
+            arrays |= {name: getattr(policy, name) for name in _GAUSSIAN}
         tensors |= {f"{entry.name}/{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
     meta = {
         "env_id": env_id,
@@ -87,8 +90,9 @@ def save_zoo(directory: Path, *, env_id: str, policies: Sequence[ZooPolicy], pro
                 "seed": entry.seed,
                 "step": entry.step,
                 "evaluations": [asdict(evaluation) for evaluation in entry.evaluations],
-                "action": asdict(entry.policy.action),
-                "layers": len(entry.policy.weights),
+                "action": asdict(_inner(entry.policy).action),
+                "layers": len(_inner(entry.policy).weights),
+                **_kind(entry.policy),
             }
             for entry in policies
         ],
@@ -118,6 +122,23 @@ def load_zoo(directory: Path) -> Zoo:
         raise DataError(f"{directory}: an entry of this zoo is incomplete ({error!r}); build the zoo again") from error
 
 
+_GAUSSIAN = ("observation_mean", "observation_sd", "sd")
+
+
+def _inner(policy: LearntPolicy) -> NoisyPolicy:
+    """The network that acts."""
+    return policy.inner if isinstance(policy, AugmentedPolicy) else policy
+
+
+def _kind(policy: LearntPolicy) -> dict[str, Any]:
+    """What a description says of a policy that is not Gaussian, or not of the observation alone."""
+    if isinstance(policy, AugmentedPolicy):
+        return {"remembers": policy.column}
+    if isinstance(policy, SquashedPolicy):
+        return {"squashed": {"log_sd_range": list(policy.log_sd_range), "noise": policy.noise}}
+    return {}
+
+
 def _entry(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> ZooPolicy:
     """One policy from its description and its tensors."""
     name, layers = str(described["name"]), range(int(described["layers"]))
@@ -125,14 +146,19 @@ def _entry(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
     def array(entry: str) -> np.ndarray:
         return to_array(tensors[f"{name}/{entry}"])
 
-    policy = GaussianPolicy(
-        weights=tuple(array(f"weight.{i}") for i in layers),
-        biases=tuple(array(f"bias.{i}") for i in layers),
-        observation_mean=array("observation_mean"),
-        observation_sd=array("observation_sd"),
-        sd=array("sd"),
-        action=Box(tuple(described["action"]["low"]), tuple(described["action"]["high"])),
-    )
+    weights = tuple(array(f"weight.{i}") for i in layers)
+    biases = tuple(array(f"bias.{i}") for i in layers)
+    action = Box(tuple(described["action"]["low"]), tuple(described["action"]["high"]))
+    squashed = described.get("squashed")  # absent where there were no such policies yet
+    policy: LearntPolicy
+    if squashed is None:
+        normaliser = {entry: array(entry) for entry in _GAUSSIAN}
+        policy = GaussianPolicy(weights=weights, biases=biases, action=action, **normaliser)
+        if "remembers" in described:
+            policy = AugmentedPolicy(policy, int(described["remembers"]))
+    else:
+        low, high = squashed["log_sd_range"]
+        policy = SquashedPolicy(weights, biases, (float(low), float(high)), action, float(squashed["noise"]))
     limit = described["limit"]
     return ZooPolicy(
         name=name,

@@ -1,0 +1,273 @@
+"""Soft actor-critic with a priced cost: the core of every off-policy method that learns online.
+
+A method brings a `Price`: what a step's cost counts for, and how that answers violations.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+
+from safehold.core.config import Config
+from safehold.core.errors import DataError
+from safehold.core.seeding import Streams
+from safehold.core.spec import TaskSpec
+from safehold.learn.checkpoint import match_tensors
+from safehold.learn.cost_value import CostValue
+from safehold.learn.learner import Metrics, State
+from safehold.learn.offline.actions import box_of
+from safehold.learn.offline.actor_critic import Kept, Part, SlowCopy, Transitions
+from safehold.learn.online.limited import episode_metrics
+from safehold.learn.replay import ReplayBuffer
+from safehold.learn.squashed_policy import SquashedExplorer, SquashedPolicy, UniformExplorer, freeze_squashed
+from safehold.nn.actors import TanhGaussianActor
+from safehold.nn.ensemble import Critics
+from safehold.nn.tensors import torch_generator
+from safehold.rollout.steps import Explorer, FinishedEpisode, StepBatch
+
+LOG_SD_RANGE = (-20.0, 2.0)
+"""Bounds of the log of the noise's sd before the tanh.   [SAC's and SaGui's code]"""
+
+
+class SACConfig(Config):
+    """Soft actor-critic."""
+
+    hidden: tuple[PositiveInt, ...] = (256, 256)
+    """Sizes of the hidden layers of actor and critics."""
+    learning_rate: PositiveFloat = 1e-3
+    """Adam's step size for actor, critics and temperature. [SaGui]"""
+    discount: float = Field(default=0.99, gt=0.0, lt=1.0)
+    """Weight of the next step against this one, of rewards and of costs."""
+    target_rate: float = Field(default=0.005, gt=0.0, le=1.0)
+    """Share by which the slow copies of critics follow in a step."""
+    initial_temperature: PositiveFloat = 0.5
+    """Weight of the entropy at the start, in reward units a nat; learnt from then on."""
+    batch_size: PositiveInt = 256
+    """Steps in one gradient step."""
+    capacity: PositiveInt = 1_000_000
+    """Steps that the replay buffer keeps."""
+    random_steps: NonNegativeInt = 500
+    """Environment steps by uniform actions before the first gradient step. [SaGui]"""
+    gradient_steps: PositiveFloat = 1.0
+    """Gradient steps for each environment step; SaGui takes 100 after every 100."""
+
+
+@runtime_checkable
+class Price(Kept, Protocol):
+    """What costs count for while a policy is improved, and how that follows from violations."""
+
+    @property
+    def value(self) -> CostValue:
+        """What the cost critic estimates."""
+        ...
+
+    def signal(self, rows: Transitions) -> Float[Tensor, "B"]:
+        """What the cost critic accumulates of each step, from its costs."""
+        ...
+
+    def weights(
+        self, observations: Float[Tensor, "B o"], expected: Float[Tensor, "B"]
+    ) -> Float[Tensor, "B"] | Float[Tensor, ""]:
+        """Price of the critic's value in each of these states, >= 0, without gradient.
+
+        `expected`: the critic's values of the policy's actions there.
+        """
+        ...
+
+    def finish(self, episodes: Sequence[FinishedEpisode]) -> None:
+        """Answers what whole episodes have cost."""
+        ...
+
+    def improve(self, rows: Transitions, expected: Float[Tensor, "B"]) -> Metrics:
+        """Answers one gradient step's batch; what the price is now, as metrics, "multiplier" (its mean) among them."""
+        ...
+
+
+class SACLearner:
+    """Maximises E sum of (reward + temperature entropy) less the price of the costs.
+
+    Losses, with y the targets from slow copies and a' ~ pi(s') [SAC, arXiv 1812.05905, with its learnt temperature]:
+
+        reward critics   (Q_r - y_r)^2,   y_r = r + gamma (min Q_r'(s', a') - alpha log pi(a'|s'))
+        cost critic      (Q_c - y_c)^2,   y_c by the price's `CostValue`; one network, no minimum
+        policy           alpha log pi(a|s) - min Q_r(s, a) + w(s) Q_c(s, a),   a ~ pi(s)   [SaGui, arXiv 2307.14316]
+        temperature      -alpha (log pi(a|s) + target),   target = -|A|,   alpha = softplus(theta)
+
+    Nothing follows where the task ended; where only the clock did, the critics go on.
+
+    Args:
+        spec: the task; its actions must be continuous.
+        config: hyper-parameters.
+        price: of costs; None for no limit.
+        cost: name of the cost that is reported (and priced).
+        streams: weights are drawn from its stream "weights", batches and noise of updates from "updates".
+    """
+
+    def __init__(self, spec: TaskSpec, config: SACConfig, price: Price | None, cost: str, streams: Streams) -> None:
+        self._box = box_of(spec)
+        self._config = config
+        self._price = price
+        self._cost_column = spec.cost_names.index(cost)
+        generator = torch_generator(streams.integer("weights"))
+        observations, actions, hidden = spec.observation_size, self._box.size, config.hidden
+        actor = TanhGaussianActor(observations, actions, hidden, log_sd_range=LOG_SD_RANGE, generator=generator)
+        rewards = Critics(observations, actions, members=2, signals=1, hidden=hidden, generator=generator)
+        costs = Critics(observations, actions, members=1, signals=1, hidden=hidden, generator=generator)
+        self._actor = Part("policy", actor, config.learning_rate)
+        self._rewards = Part("reward critics", rewards, config.learning_rate)
+        self._costs = Part("cost critic", costs, config.learning_rate)
+        self._temperature = Part("temperature", Temperature(config.initial_temperature), config.learning_rate)
+        self._slow_rewards = SlowCopy(rewards, config.target_rate)
+        self._slow_costs = SlowCopy(costs, config.target_rate)
+        self._replay = ReplayBuffer(spec, config.capacity)
+        self._generator = torch_generator(streams.integer("updates"))
+        self._kept: dict[str, Kept] = {
+            "actor": self._actor,
+            "reward_critics": self._rewards,
+            "cost_critic": self._costs,
+            "temperature": self._temperature,
+            "slow_reward_critics": self._slow_rewards,
+            "slow_cost_critic": self._slow_costs,
+            "replay": self._replay,
+        }
+        if price is not None:
+            self._kept["price"] = price
+        self._steps = 0
+        self._owed = 0.0
+
+    @property
+    def price(self) -> Price | None:
+        """Of costs; None without a limit."""
+        return self._price
+
+    def policy(self) -> SquashedPolicy:
+        """The policy with its noise; `without_noise` acts by the tanh of its mean."""
+        return freeze_squashed(self._actor.network, LOG_SD_RANGE, self._box)
+
+    def explorer(self, rng: np.random.Generator) -> Explorer:
+        """Uniform actions at first, then the policy."""
+        if self._steps < self._config.random_steps:
+            return UniformExplorer(self._box, rng)
+        return SquashedExplorer(self.policy(), rng)
+
+    def update(self, batch: StepBatch) -> Metrics:
+        """Keeps the steps, answers the episodes that ended, and makes the gradient steps that are due.
+
+        The metrics are those of the last gradient step, and means over the episodes.
+
+        Raises:
+            ModelError: if a loss is not finite.
+        """
+        metrics = episode_metrics(batch.episodes, self._cost_column)
+        if self._price is not None:
+            self._price.finish(batch.episodes)
+        self._replay.add(batch)
+        self._steps += batch.n_steps
+        if self._steps >= self._config.random_steps:
+            self._owed += self._config.gradient_steps * batch.n_steps
+        last: Metrics = {}
+        while self._owed >= 1.0:
+            last = self._improve(self._replay.sample(self._config.batch_size, self._generator))
+            self._owed -= 1.0
+        return {**metrics, **last}
+
+    def state(self) -> State:
+        """Weights, moments, slow copies, price, every step that is kept, and the generator of updates."""
+        own = State({"generator": self._generator.get_state()}, {"steps": self._steps, "owed": self._owed})
+        parts = [kept.state().under(name) for name, kept in self._kept.items()]
+        return State.merge(own, State.merge(*parts).under("parts"))
+
+    def restore(self, state: State) -> None:
+        """Goes back to a saved state.
+
+        Raises:
+            DataError: if a part is missing, unknown, of another shape, or not finite.
+        """
+        try:
+            steps, owed, parts = int(state.meta["steps"]), float(state.meta["owed"]), state.part("parts")
+            saved = {name: parts.part(name) for name in self._kept}
+        except (KeyError, TypeError) as error:
+            raise DataError(f"this state is not of a soft actor-critic of this method: {error!r}") from error
+        generator = {name: tensor for name, tensor in state.tensors.items() if name == "generator"}
+        own = self._generator.get_state()
+        match_tensors({"generator": (own.shape, own.dtype)}, generator, "learner")
+        for name, kept in self._kept.items():
+            kept.restore(saved[name])
+        self._generator.set_state(generator["generator"])
+        self._steps, self._owed = steps, owed
+
+    def _improve(self, rows: Transitions) -> Metrics:
+        """One gradient step of everything."""
+        metrics = {"reward_critic_loss": self._rewards.descend(self._reward_loss(rows))}
+        if self._price is not None:
+            metrics["cost_critic_loss"] = self._costs.descend(self._cost_loss(rows, self._price))
+        acting = self._actor.network(rows.observations)
+        actions, log_density = acting.sample_with_log_density(self._generator)
+        loss = policy_loss(
+            log_density,
+            self._rewards.network(rows.observations, actions)[..., 0].min(dim=-1).values,
+            self._temperature.network().detach(),
+        )
+        priced: Metrics = {"multiplier": 0.0}
+        if self._price is not None:
+            expected = self._costs.network(rows.observations, actions)[:, 0, 0]
+            fixed = expected.detach()
+            loss = loss + (self._price.weights(rows.observations, fixed) * expected).mean()
+            priced = self._price.improve(rows, fixed)
+        metrics["policy_loss"] = self._actor.descend(loss)
+        surplus = (log_density.detach() - self._box.size).mean()
+        self._temperature.descend(-self._temperature.network() * surplus)
+        self._slow_rewards.follow()
+        self._slow_costs.follow()
+        return {
+            **metrics,
+            **priced,
+            "temperature": float(self._temperature.network().detach()),
+            "entropy": -float(log_density.detach().mean()),
+            "sd": float(acting.inner.log_sd.detach().exp().mean()),  # before the tanh
+        }
+
+    def _reward_loss(self, rows: Transitions) -> Float[Tensor, ""]:
+        """Squared errors of both reward critics."""
+        with torch.no_grad():
+            following, log_density = self._drawn(rows.next_observations)
+            least = self._slow_rewards.network(rows.next_observations, following)[..., 0].min(dim=-1).values
+            soft = least - self._temperature.network() * log_density
+            targets = rows.rewards + self._config.discount * rows.goes_on * soft
+        said = self._rewards.network(rows.observations, rows.actions)[..., 0]
+        return 0.5 * (said - targets[:, None]).square().mean(dim=0).sum()
+
+    def _cost_loss(self, rows: Transitions, price: Price) -> Float[Tensor, ""]:
+        """Squared error of the cost critic."""
+        with torch.no_grad():
+            following, _ = self._drawn(rows.next_observations)
+            ahead = self._slow_costs.network(rows.next_observations, following)[:, 0, 0]
+            targets = price.value.targets(price.signal(rows), ahead, rows.goes_on)
+        return 0.5 * (self._costs.network(rows.observations, rows.actions)[:, 0, 0] - targets).square().mean()
+
+    def _drawn(self, observations: Float[Tensor, "B o"]) -> tuple[Float[Tensor, "B a"], Float[Tensor, "B"]]:
+        """The policy's actions and the logs of their densities."""
+        return self._actor.network(observations).sample_with_log_density(self._generator)
+
+
+class Temperature(nn.Module):
+    """alpha = softplus(theta), the weight of the entropy."""
+
+    def __init__(self, initial: float) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor(float(np.log(np.expm1(initial)))))
+
+    def forward(self) -> Float[Tensor, ""]:
+        """In reward units a nat, > 0."""
+        return nn.functional.softplus(self.theta)
+
+
+def policy_loss(
+    log_density: Float[Tensor, "B"], rewards: Float[Tensor, "B"], temperature: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    """E[alpha log pi(a|s) - Q(s, a)], without the price of costs.   [SAC]."""
+    return (temperature * log_density - rewards).mean()
