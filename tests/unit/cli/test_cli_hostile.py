@@ -33,7 +33,7 @@ def place(tmp_path_factory):
     for words in (("bc",), ("cdt", *SMALL)):
         line = ("train", *words, "--data", place / "log.hdf5", "--out", place / words[0], "--steps", 20, "--quiet")
         assert main([str(word) for word in line]) == 0
-    line = ("explore", "--env-id", "toy/Dial", "--out", place / "zoo", *LEARNING, "--quiet")
+    line = ("explore", "ppo-lag", "--env-id", "toy/Dial", "--out", place / "zoo", *LEARNING, "--quiet")
     assert main([str(word) for word in line]) == 0
     return place
 
@@ -125,7 +125,7 @@ def test_a_world_without_a_cost_ends_every_command_with_five_and_nothing_written
     out = tmp_path / "out"
     for words in (
         ("evaluate", place / "bc" / "policy", "--task", broken, "--episodes", 3, "--out", out),
-        ("explore", "--env-id", broken, "--out", out, *LEARNING),
+        ("explore", "ppo-lag", "--env-id", broken, "--out", out, *LEARNING),
         ("data", "collect", "toy/Dial", "--zoo", place / "zoo", "--episodes", 2, "--out", out),
         ("envs", "check", broken),
     ):

@@ -312,9 +312,9 @@ def test_baselines_are_trained_for_a_limit_evaluated_and_compared_in_training(sa
 def test_explore_leaves_snapshots_that_collect_can_log(safehold, tmp_path):
     size = ("--total-steps", 400, "--environments", 2, "--steps-per-batch", 100, "--snapshots", 2)
     judged = ("--evaluation-episodes", 1, "--limit", 5)
-    ran = safehold("explore", "--out", tmp_path / "zoo", "--env-id", TASK, *size, *judged, "--json")
+    ran = safehold("explore", "ppo-lag", "--out", tmp_path / "zoo", "--env-id", TASK, *size, *judged, "--json")
     assert ran.json["snapshots"] == [entry.name for entry in load_zoo(tmp_path / "zoo").policies]
-    assert safehold("explore", "--out", tmp_path / "zoo", "--env-id", TASK, *size).code == 2
+    assert safehold("explore", "ppo-lag", "--out", tmp_path / "zoo", "--env-id", TASK, *size).code == 2
     target = tmp_path / "log.hdf5"
     collected = safehold("data", "collect", TASK, "--zoo", tmp_path / "zoo", "--episodes", 8, "--out", target)
     assert collected.code == 0

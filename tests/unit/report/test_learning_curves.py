@@ -26,3 +26,4 @@ def test_the_picture_names_methods_seeds_units_and_limits():
     text = svg(draw(view), "curves")
     for words in ("one (2 seeds)", "other (1 seed)", "cost return (steps inside)", "environment steps"):
         assert words in text
+    assert "mathdefault" not in text  # ticks in plain numbers

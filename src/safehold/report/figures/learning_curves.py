@@ -7,12 +7,14 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from safehold.report.figures.palette import DATA, NAIVE, OURS, REWARD, SEED, TUNED, house_style, limit_line, new_figure
 
 PANELS = ("reward", "cost", "peak")
 """What a curve is of: an episode's reward return, its cost return, its dearest step."""
 _COLOURS = (OURS, NAIVE, SEED, TUNED, REWARD, DATA)
+_STROKES = ("solid", "dashed", "dotted")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +66,14 @@ def draw(view: LearningCurves) -> Figure:
     with house_style():
         figure, axes = new_figure(9.6, 3.4, 1, 3)
         for ax, panel in zip(axes, PANELS, strict=True):
-            for found, colour in zip(view.curves, _COLOURS * 2, strict=False):
-                _line(ax, found, panel, colour)
+            for place, found in enumerate(view.curves):
+                # colours come round again, with another stroke
+                _line(
+                    ax, found, panel, _COLOURS[place % len(_COLOURS)], _STROKES[place // len(_COLOURS) % len(_STROKES)]
+                )
             ax.set_xscale("log")
+            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:,.0f}"))
+            ax.xaxis.set_minor_formatter(NullFormatter())
             ax.set_xlabel("environment steps")
             ax.set_ylabel(labels[panel])
             if panel in view.limits:
@@ -76,7 +83,7 @@ def draw(view: LearningCurves) -> Figure:
         return figure
 
 
-def _line(ax: Axes, found: Curve, panel: str, colour: str) -> None:
+def _line(ax: Axes, found: Curve, panel: str, colour: str, stroke: str) -> None:
     name = f"{found.name} ({found.seeds} seed{'' if found.seeds == 1 else 's'})"
-    ax.plot(found.steps, found.mean[panel], color=colour, linewidth=1.3, label=name)
+    ax.plot(found.steps, found.mean[panel], color=colour, linestyle=stroke, linewidth=1.3, label=name)
     ax.fill_between(found.steps, found.least[panel], found.most[panel], color=colour, alpha=0.15, linewidth=0)
