@@ -1,4 +1,4 @@
-"""The limit inside the trust region: maximum-cost returns by hand, surrogates against NumPy, and what a step promises."""
+"""The limit inside the trust region: maximum-cost returns by hand, surrogates against NumPy, what a step promises."""
 
 import numpy as np
 import pytest
