@@ -1,5 +1,6 @@
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -141,14 +142,7 @@ def test_cloning_safe_episodes_imitates_only_them(logged: Callable[[int], Offlin
 def test_nan_stops_training_before_the_weights_change() -> None:
     learner = TestDeterministic().learner(0)
     batch = TestDeterministic().sampler().sample(np.random.default_rng(0))
-    poisoned = type(batch)(
-        observations=batch.observations,
-        actions=np.full_like(batch.actions, np.nan),
-        rewards=batch.rewards,
-        costs=batch.costs,
-        next_observations=batch.next_observations,
-        terminated=batch.terminated,
-    )
+    poisoned = replace(batch, actions=np.full_like(batch.actions, np.nan))
     before = learner.state()
     with pytest.raises(ModelError, match="update 1: the loss of behaviour cloning is nan"):
         learner.update(poisoned)

@@ -163,11 +163,11 @@ class TestRefusals:
             train(data, "bc", BC, broken, seed=3, resume=True)
 
     def test_a_training_checkpoint_is_no_policy(self, broken: Path) -> None:
-        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'caps', 'cdt'"):
+        with pytest.raises(DataError, match=r"holds a 'training', not a policy of one of \['bc', 'bcq-lag', .*'rvs'\]"):
             load(broken / "checkpoints" / "00000004")
 
     def test_unknown_methods_presets_and_foreign_configurations(self, data: OfflineDataset, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'caps', 'cdt'"):
+        with pytest.raises(UsageError, match=r"no method 'cdtt'; there are \['bc', 'bcq-lag', .*'rvs'\]"):
             train(data, "cdtt", BC, tmp_path / "run", seed=0)
         with pytest.raises(UsageError, match="takes a CDTConfig, got a BCConfig"):
             train(data, "cdt", BC, tmp_path / "run", seed=0)
