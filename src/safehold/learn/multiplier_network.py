@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from safehold.core.config import Config
 from safehold.learn.learner import State
-from safehold.learn.offline.actor_critic import Part
+from safehold.learn.parts import Part
 from safehold.nn.mlp import linear_layers, mlp
 from safehold.nn.tensors import to_array
 

@@ -16,13 +16,12 @@ from safehold.learn.offline.actions import Continuous
 from safehold.learn.offline.actor_critic import (
     ActorCriticConfig,
     LimitedConfig,
-    Part,
-    SlowCopy,
     discounted_limit,
     thresholds,
     transitions_of,
 )
 from safehold.learn.offline.iql import IQLConfig, IQLLearner
+from safehold.learn.parts import Part, SlowCopy
 from safehold.nn.mlp import mlp
 from safehold.nn.tensors import torch_generator
 

@@ -4,11 +4,10 @@ A method names its parts in `_make`, trains them in `_improve` by losses that ar
 comes out in `policy`. Batches, saving, resuming and refusals are here.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -17,17 +16,16 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from safehold.core.config import Config
-from safehold.core.errors import DataError, ModelError, UsageError
+from safehold.core.errors import DataError, UsageError
 from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import TaskSpec
 from safehold.data.batches import TransitionBatch
 from safehold.data.normalise import Normaliser
-from safehold.learn.checkpoint import match_tensors, module_tensors, restore_module, take
 from safehold.learn.gaussian_policy import OBSERVATION_CLIP
 from safehold.learn.learner import Metrics, State
 from safehold.learn.offline.actions import Continuous, box_of
 from safehold.learn.offline.learnt import Learnt, identity, require_identity
-from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
+from safehold.learn.parts import Kept, parts_of, restore_all, state_of
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.distributions import TanhGaussian
 from safehold.nn.randomness import OwnGenerator, drawn_generator
@@ -121,93 +119,6 @@ def transitions_of(
 def seen(normaliser: Normaliser, observations: Float[np.ndarray, "n o"]) -> Float32[np.ndarray, "n o"]:
     """Observations as networks see them: normalised, and held within `OBSERVATION_CLIP` standard deviations."""
     return np.clip(normaliser.apply(observations), np.float32(-OBSERVATION_CLIP), np.float32(OBSERVATION_CLIP))
-
-
-@runtime_checkable
-class Kept(Protocol):
-    """Something of a learner that a checkpoint must carry: a part, a slow copy, a multiplier."""
-
-    def state(self) -> State:
-        """A copy of all that later updates depend on."""
-        ...
-
-    def restore(self, state: State) -> None:
-        """Goes back to a saved state."""
-        ...
-
-
-ModuleOf = TypeVar("ModuleOf", bound=nn.Module)
-
-
-class Part(Generic[ModuleOf]):
-    """A network and its Adam.
-
-    A loss changes the network that it is given to and no other: gradients reach through other networks, but stop
-    there.
-    """
-
-    def __init__(self, name: str, network: ModuleOf, learning_rate: float) -> None:
-        self.network = network
-        self._name = name
-        self._parameters = list(network.parameters())
-        self._optimiser = torch.optim.Adam(self._parameters, lr=learning_rate, fused=True)
-        self._updates = 0
-
-    def descend(self, loss: Float[Tensor, ""]) -> float:
-        """One step of Adam down a loss; returns its value.
-
-        Raises:
-            ModelError: if it is not finite; the network stays as it was.
-        """
-        value = loss.item()
-        if not np.isfinite(value):
-            raise ModelError(
-                f"update {self._updates + 1}: the loss of the {self._name} is {value}; lower the learning rate, or "
-                "look for outliers in the data"
-            )
-        self._optimiser.zero_grad()
-        torch.autograd.backward(loss, inputs=self._parameters)
-        self._optimiser.step()
-        self._updates += 1
-        return value
-
-    def state(self) -> State:
-        """Weights and moments."""
-        moments = {f"optimiser.{name}": value for name, value in optimiser_tensors(self._optimiser).items()}
-        return State({**module_tensors(self.network, "model"), **moments}, {"updates": self._updates})
-
-    def restore(self, state: State) -> None:
-        """Goes on from saved weights and moments."""
-        updates, moments = int(state.meta["updates"]), take(state.tensors, "optimiser")
-        require_state(moments, updates)
-        restore_module(self.network, state.tensors, "model")
-        restore_optimiser(self._optimiser, moments)
-        self._updates = updates
-
-
-class SlowCopy(Generic[ModuleOf]):
-    """A copy of a network that follows it slowly: what critics are fitted to stays nearly still.
-
-    theta' <- theta' + rate (theta - theta').   [DDPG, arXiv 1509.02971, Alg. 1]
-    """
-
-    def __init__(self, network: ModuleOf, rate: float) -> None:
-        self._quick = network
-        self._rate = rate
-        self.network: ModuleOf = copy.deepcopy(network).requires_grad_(requires_grad=False)
-
-    @torch.no_grad()
-    def follow(self) -> None:
-        """One step."""
-        torch._foreach_lerp_(list(self.network.parameters()), list(self._quick.parameters()), self._rate)
-
-    def state(self) -> State:
-        """Weights."""
-        return State(module_tensors(self.network, "model"))
-
-    def restore(self, state: State) -> None:
-        """Goes on from saved weights."""
-        restore_module(self.network, state.tensors, "model")
 
 
 ConfigOf = TypeVar("ConfigOf", bound=ActorCriticConfig)
@@ -307,9 +218,7 @@ class ActorCriticLearner(ABC, Generic[ConfigOf, LearntOf]):
 
     def state(self) -> State:
         """Weights, moments, slow copies, multipliers, and the generator of noise."""
-        own = State({"generator": self._generator.get_state()}, {"updates": self._updates, **self._identity()})
-        parts = [kept.state().under(name) for name, kept in self._kept.items()]
-        return State.merge(own, State.merge(*parts).under("parts"))
+        return state_of(self._kept, self._generator, {"updates": self._updates, **self._identity()})
 
     def restore(self, state: State) -> None:
         """Goes back to a saved state.
@@ -319,16 +228,11 @@ class ActorCriticLearner(ABC, Generic[ConfigOf, LearntOf]):
         """
         try:
             require_identity(state.meta, self._spec, self._config, self._observations)
-            updates, parts = int(state.meta["updates"]), state.part("parts")
-            saved = {name: parts.part(name) for name in self._kept}
+            updates = int(state.meta["updates"])
+            saved = parts_of(state, self._kept)
         except (KeyError, TypeError) as error:
             raise DataError(f"this is no saved training of this method: {error!r}") from error
-        generator = {name: tensor for name, tensor in state.tensors.items() if name == "generator"}
-        own = self._generator.get_state()
-        match_tensors({"generator": (own.shape, own.dtype)}, generator, "learner")
-        for name, kept in self._kept.items():
-            kept.restore(saved[name])
-        self._generator.set_state(generator["generator"])
+        restore_all(self._kept, self._generator, saved, state)
         self._updates = updates
 
     def _identity(self) -> dict[str, Any]:

@@ -14,16 +14,7 @@ from torch import Tensor
 from safehold.learn.learner import Metrics
 from safehold.learn.multiplier import LogMultiplier
 from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import (
-    ActorCriticLearner,
-    Kept,
-    ModePolicy,
-    Part,
-    SlowCopy,
-    Transitions,
-    critic_loss,
-    least,
-)
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, Transitions, critic_loss, least
 from safehold.learn.offline.behaviour_model import behaviour_loss, behaviour_model, likely_codes, reconstruction
 from safehold.learn.offline.lagrangian import (
     LagrangianConfig,
@@ -34,6 +25,7 @@ from safehold.learn.offline.lagrangian import (
     mixed,
     value_metrics,
 )
+from safehold.learn.parts import Kept, Part, SlowCopy
 from safehold.nn.ensemble import Critics
 from safehold.nn.randomness import drawn_generator
 from safehold.nn.tensors import in_parts

@@ -22,14 +22,7 @@ from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
 from safehold.learn.learner import Metrics
 from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import (
-    ActorCriticLearner,
-    ActorCriticLearnt,
-    Kept,
-    Part,
-    Transitions,
-    seen,
-)
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorCriticLearnt, Transitions, seen
 from safehold.learn.offline.implicit_q import (
     Advantages,
     ImplicitQ,
@@ -39,6 +32,7 @@ from safehold.learn.offline.implicit_q import (
     gains_of,
     least,
 )
+from safehold.learn.parts import Kept, Part
 from safehold.nn.actors import DeterministicActor
 from safehold.nn.ensemble import Critics
 from safehold.nn.randomness import drawn_generator

@@ -19,15 +19,14 @@ from safehold.data.normalise import Normaliser
 from safehold.learn.learner import Metrics
 from safehold.learn.offline.actor_critic import (
     ActorCriticLearner,
-    Kept,
     LimitedConfig,
     ModePolicy,
-    Part,
     Transitions,
     least,
     seen,
     thresholds,
 )
+from safehold.learn.parts import Kept, Part
 from safehold.nn.distributions import DiagonalGaussian, TanhGaussian
 from safehold.nn.ensemble import Ensemble
 from safehold.nn.randomness import drawn_generator

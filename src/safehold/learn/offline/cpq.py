@@ -17,16 +17,14 @@ from safehold.learn.multiplier import LogMultiplier
 from safehold.learn.offline.actions import box_of
 from safehold.learn.offline.actor_critic import (
     ActorCriticLearner,
-    Kept,
     ModePolicy,
-    Part,
-    SlowCopy,
     Transitions,
     critic_loss,
     least,
     thresholds,
 )
 from safehold.learn.offline.behaviour_model import BehaviourConfig, behaviour_loss, behaviour_model, reconstruction
+from safehold.learn.parts import Kept, Part, SlowCopy
 from safehold.nn.ensemble import Critics
 from safehold.nn.randomness import drawn_generator
 from safehold.nn.tensors import in_parts, to_tensor

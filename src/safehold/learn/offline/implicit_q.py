@@ -16,7 +16,8 @@ from torch import Tensor
 
 from safehold.core.spec import TaskSpec
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actor_critic import ActorCriticConfig, Kept, Part, SlowCopy, Transitions
+from safehold.learn.offline.actor_critic import ActorCriticConfig, Transitions
+from safehold.learn.parts import Kept, Part, SlowCopy
 from safehold.nn.ensemble import Critics, Ensemble
 from safehold.nn.randomness import drawn_generator
 

@@ -14,8 +14,9 @@ from safehold.core.config import Config
 from safehold.core.spec import TaskSpec
 from safehold.learn.learner import Metrics
 from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, Kept, Part, Transitions
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, Transitions
 from safehold.learn.offline.implicit_q import ImplicitQ, ImplicitQConfig, advantage_weights
+from safehold.learn.parts import Kept, Part
 from safehold.nn.actors import GaussianActor
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.randomness import drawn_generator

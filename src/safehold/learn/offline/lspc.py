@@ -24,14 +24,7 @@ from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
 from safehold.learn.learner import Metrics
 from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import (
-    ActorCriticLearner,
-    ActorCriticLearnt,
-    Kept,
-    Part,
-    Transitions,
-    seen,
-)
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorCriticLearnt, Transitions, seen
 from safehold.learn.offline.implicit_q import (
     Advantages,
     ImplicitQ,
@@ -40,6 +33,7 @@ from safehold.learn.offline.implicit_q import (
     ceilings_of,
     gains_of,
 )
+from safehold.learn.parts import Kept, Part
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import mlp
 from safehold.nn.randomness import drawn_generator

@@ -16,12 +16,12 @@ from safehold.core.config import Config
 from safehold.core.errors import DataError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
-from safehold.learn.checkpoint import match_tensors
 from safehold.learn.cost_value import CostValue
 from safehold.learn.learner import Metrics, State
 from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import Kept, Part, SlowCopy, Transitions
+from safehold.learn.offline.actor_critic import Transitions
 from safehold.learn.online.limited import episode_metrics
+from safehold.learn.parts import Kept, Part, SlowCopy, parts_of, restore_all, state_of
 from safehold.learn.replay import ReplayBuffer
 from safehold.learn.squashed_policy import SquashedExplorer, SquashedPolicy, UniformExplorer, freeze_squashed
 from safehold.nn.actors import TanhGaussianActor
@@ -177,9 +177,7 @@ class SACLearner:
 
     def state(self) -> State:
         """Weights, moments, slow copies, price, every step that is kept, and the generator of updates."""
-        own = State({"generator": self._generator.get_state()}, {"steps": self._steps, "owed": self._owed})
-        parts = [kept.state().under(name) for name, kept in self._kept.items()]
-        return State.merge(own, State.merge(*parts).under("parts"))
+        return state_of(self._kept, self._generator, {"steps": self._steps, "owed": self._owed})
 
     def restore(self, state: State) -> None:
         """Goes back to a saved state.
@@ -188,16 +186,11 @@ class SACLearner:
             DataError: if a part is missing, unknown, of another shape, or not finite.
         """
         try:
-            steps, owed, parts = int(state.meta["steps"]), float(state.meta["owed"]), state.part("parts")
-            saved = {name: parts.part(name) for name in self._kept}
+            steps, owed = int(state.meta["steps"]), float(state.meta["owed"])
+            saved = parts_of(state, self._kept)
         except (KeyError, TypeError) as error:
             raise DataError(f"this state is not of a soft actor-critic of this method: {error!r}") from error
-        generator = {name: tensor for name, tensor in state.tensors.items() if name == "generator"}
-        own = self._generator.get_state()
-        match_tensors({"generator": (own.shape, own.dtype)}, generator, "learner")
-        for name, kept in self._kept.items():
-            kept.restore(saved[name])
-        self._generator.set_state(generator["generator"])
+        restore_all(self._kept, self._generator, saved, state)
         self._steps, self._owed = steps, owed
 
     def _improve(self, rows: Transitions) -> Metrics:
