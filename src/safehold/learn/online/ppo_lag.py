@@ -1,22 +1,18 @@
 """PPO with a Lagrange multiplier: the plain on-policy way to much reward under a limit on the mean cost."""
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from safehold.core.constraint import Limit
-from safehold.core.errors import DataError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
-from safehold.learn.gaussian_policy import GaussianExplorer, GaussianPolicy
-from safehold.learn.learner import Metrics, State
-from safehold.learn.multiplier import MultiplierConfig, ScalarMultiplier
-from safehold.learn.online.limited import checked_limit, episode_metrics
-from safehold.learn.online.on_policy import OnPolicyConfig, OnPolicyCore, Rows, finite
+from safehold.learn.learner import State
+from safehold.learn.multiplier import MultiplierConfig
+from safehold.learn.online.lagrangian import LagrangianLearner
+from safehold.learn.online.on_policy import Judged, OnPolicyConfig, Rows
 from safehold.learn.optimiser import optimiser_tensors, restore_optimiser
-from safehold.rollout.steps import StepBatch
 
 
 class PPOLagConfig(OnPolicyConfig):
@@ -34,7 +30,7 @@ class PPOLagConfig(OnPolicyConfig):
     """How the multiplier answers violations."""
 
 
-class PPOLagLearner:
+class PPOLagLearner(LagrangianLearner):
     """Maximises J_r - lambda (J_c - d) over the policy while lambda ascends on J_c - d.
 
     max_theta min_{lambda >= 0} E[sum r] - lambda (E[sum c] - d).   [lecture notes, Eqs. (2)-(4)]
@@ -51,64 +47,20 @@ class PPOLagLearner:
     """
 
     def __init__(self, spec: TaskSpec, config: PPOLagConfig, limit: Limit | None, streams: Streams) -> None:
-        self._core = OnPolicyCore(spec, config, streams, "PPO-Lagrangian")
+        super().__init__(spec, config, config.multiplier, limit, streams, "PPO-Lagrangian")
         self._config = config
-        self._cost_column = 0 if limit is None else checked_limit(spec, limit, "mean", "PPO-Lagrangian")
-        self._multiplier = None if limit is None else ScalarMultiplier(limit, config.multiplier)
         self._optimiser = torch.optim.Adam(self._core.parameters, lr=config.learning_rate, eps=1e-5)
-
-    @property
-    def multiplier(self) -> float:
-        """lambda, in reward units per cost unit; 0 without a limit."""
-        return 0.0 if self._multiplier is None else self._multiplier.value
-
-    def policy(self) -> GaussianPolicy:
-        """The policy with the noise that it has learnt; `without_noise` acts by its mean."""
-        return self._core.policy()
-
-    def explorer(self, rng: np.random.Generator) -> GaussianExplorer:
-        """The current policy, exploring."""
-        return self._core.explorer(rng)
-
-    def update(self, batch: StepBatch) -> Metrics:
-        """Moves the multiplier by the finished episodes' mean cost, then policy and values by the batch.
-
-        A batch in which no episode finished leaves the multiplier where it is.
-
-        Raises:
-            ModelError: if a loss is not finite.
-        """
-        metrics = episode_metrics(batch.episodes, self._cost_column)
-        if self._multiplier is not None and "cost_return" in metrics:
-            self._multiplier.update(metrics["cost_return"])
-        judged = self._core.judge(batch, batch.costs[..., self._cost_column])
-        metrics |= self._fit(judged.rows(judged.priced(self.multiplier)))
-        self._core.see(batch)
-        return metrics | {"multiplier": self.multiplier, "sd": self._core.sd}
 
     def state(self) -> State:
         """A copy of weights, optimisers, scales, normaliser, multiplier and the generator of minibatches."""
-        parts = [
-            self._core.state().under("core"),
-            State(optimiser_tensors(self._optimiser)).under("policy_optimiser"),
-        ]
-        if self._multiplier is not None:
-            parts.append(self._multiplier.state().under("multiplier"))
-        return State.merge(*parts)
+        return State.merge(super().state(), State(optimiser_tensors(self._optimiser)).under("policy_optimiser"))
 
-    def restore(self, state: State) -> None:
-        """Goes back to a saved state.
+    def _restore(self, state: State) -> None:
+        restore_optimiser(self._optimiser, state.part("policy_optimiser").tensors)
+        super()._restore(state)
 
-        Raises:
-            DataError: if a part is missing, unknown, of another shape, or not finite.
-        """
-        try:
-            restore_optimiser(self._optimiser, state.part("policy_optimiser").tensors)
-            self._core.restore(state.part("core"))
-            if self._multiplier is not None:
-                self._multiplier.restore(state.part("multiplier"))
-        except (KeyError, TypeError) as error:
-            raise DataError(f"this state is not of a PPO-Lagrangian learner of this task: {error!r}") from error
+    def _improve(self, judged: Judged) -> dict[str, float]:
+        return self._fit(judged.rows(judged.priced(self.multiplier)))
 
     def _fit(self, material: Rows) -> dict[str, float]:
         """Passes over the batch in minibatches; the policy stops early once it has moved far enough."""
@@ -129,13 +81,12 @@ class PPOLagLearner:
                 divergence = float(torch.stack(divergences).mean())
             reward_loss = float(torch.stack(reward_losses).mean())
             cost_loss = float(torch.stack(cost_losses).mean())
-        metrics = {
+        return {
             "divergence": divergence,
             "policy_epochs": float(policy_epochs),
             "reward_value_loss": reward_loss,
             "cost_value_loss": cost_loss,
         }
-        return finite(metrics, "PPO-Lagrangian")
 
     def _policy_step(self, rows: Rows) -> Tensor:
         """One gradient step on the clipped surrogate; returns an estimate of the divergence from the old policy."""

@@ -9,18 +9,14 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from safehold.core.constraint import Limit
-from safehold.core.errors import DataError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
-from safehold.learn.gaussian_policy import GaussianExplorer, GaussianPolicy
-from safehold.learn.learner import Metrics, State
-from safehold.learn.multiplier import MultiplierConfig, ScalarMultiplier
-from safehold.learn.online.limited import checked_limit, episode_metrics
-from safehold.learn.online.on_policy import Judged, OnPolicyConfig, OnPolicyCore, Rows, finite
+from safehold.learn.multiplier import MultiplierConfig
+from safehold.learn.online.lagrangian import LagrangianLearner
+from safehold.learn.online.on_policy import Judged, OnPolicyConfig, OnPolicyCore, Rows
 from safehold.learn.trust_region import fisher_product, gradient, line_search, step
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.tensors import to_tensor
-from safehold.rollout.steps import StepBatch
 
 
 class TrustRegionConfig(OnPolicyConfig):
@@ -124,7 +120,7 @@ class TRPOLagConfig(TrustRegionConfig):
     """How the multiplier answers violations."""
 
 
-class TRPOLagLearner:
+class TRPOLagLearner(LagrangianLearner):
     """As `PPOLagLearner`, with a step inside a trust region: it climbs (A_r - lambda A_c) / (1 + lambda).
 
     Args:
@@ -135,52 +131,10 @@ class TRPOLagLearner:
     """
 
     def __init__(self, spec: TaskSpec, config: TRPOLagConfig, limit: Limit | None, streams: Streams) -> None:
-        self._core = OnPolicyCore(spec, config, streams, "TRPO-Lagrangian")
+        super().__init__(spec, config, config.multiplier, limit, streams, "TRPO-Lagrangian")
         self._config = config
-        self._cost_column = 0 if limit is None else checked_limit(spec, limit, "mean", "TRPO-Lagrangian")
-        self._multiplier = None if limit is None else ScalarMultiplier(limit, config.multiplier)
 
-    def policy(self) -> GaussianPolicy:
-        """The policy with the noise that it has learnt; `without_noise` acts by its mean."""
-        return self._core.policy()
-
-    def explorer(self, rng: np.random.Generator) -> GaussianExplorer:
-        """The current policy, exploring."""
-        return self._core.explorer(rng)
-
-    def update(self, batch: StepBatch) -> Metrics:
-        """Moves the multiplier by the finished episodes' mean cost, then policy and values by the batch.
-
-        Raises:
-            ModelError: if a loss is not finite.
-        """
-        metrics = episode_metrics(batch.episodes, self._cost_column)
-        if self._multiplier is not None and "cost_return" in metrics:
-            self._multiplier.update(metrics["cost_return"])
-        multiplier = 0.0 if self._multiplier is None else self._multiplier.value
-        judged = self._core.judge(batch, batch.costs[..., self._cost_column])
-        priced = judged.priced(multiplier)
-        metrics |= improve(self._core, self._config, judged, priced)
-        metrics |= fit_values(self._core, self._config, judged.rows(priced))
-        self._core.see(batch)
-        return finite(metrics | {"multiplier": multiplier, "sd": self._core.sd}, "TRPO-Lagrangian")
-
-    def state(self) -> State:
-        """A copy of weights, optimiser, scales, normaliser, multiplier and the generator of minibatches."""
-        parts = [self._core.state().under("core")]
-        if self._multiplier is not None:
-            parts.append(self._multiplier.state().under("multiplier"))
-        return State.merge(*parts)
-
-    def restore(self, state: State) -> None:
-        """Goes back to a saved state.
-
-        Raises:
-            DataError: if a part is missing, unknown, of another shape, or not finite.
-        """
-        try:
-            self._core.restore(state.part("core"))
-            if self._multiplier is not None:
-                self._multiplier.restore(state.part("multiplier"))
-        except (KeyError, TypeError) as error:
-            raise DataError(f"this state is not of a TRPO-Lagrangian learner of this task: {error!r}") from error
+    def _improve(self, judged: Judged) -> dict[str, float]:
+        priced = judged.priced(self.multiplier)
+        moved = improve(self._core, self._config, judged, priced)
+        return moved | fit_values(self._core, self._config, judged.rows(priced))
