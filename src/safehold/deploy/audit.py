@@ -340,12 +340,13 @@ class _Output:
 
         With what was assumed of failed episodes, or by what was measured alone, which the weights always rest on.
         """
-        measured, assumed = self._data(self.measured), assumed and any(t.extra > 0.0 for t in self.told)
+        measured = self._data(self.measured)
+        believed = self._data(self.told) if assumed and any(t.extra > 0.0 for t in self.told) else None
         means, sds, logs = [], [], []
         for number, weight in enumerate(self.prior["weights"]):
             mean, sd, factor, residual = self._condition(number, places, *measured)
-            if assumed:
-                mean, sd, _, _ = self._condition(number, places, *self._data(self.told))
+            if believed is not None:
+                mean, sd, _, _ = self._condition(number, places, *believed)
             means.append(mean)
             sds.append(sd)
             logs.append(math.log(weight) - float(residual @ residual) / 2 - float(np.sum(np.log(np.diag(factor)))))

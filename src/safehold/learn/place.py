@@ -18,7 +18,7 @@ from safehold.nn.tensors import to_tensor
 Device = Literal["cpu", "cuda"]
 
 PART = 256
-"""Windows that a CPU works on at a time; with 2,048 at once the published size took twice as long."""
+"""Windows that a CPU works on at a time: more than that outgrow its caches (docs/results/offline-speed.md)."""
 
 
 @dataclass(frozen=True, slots=True)

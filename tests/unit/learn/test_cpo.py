@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from made_up_steps import SPEC, made_up_batch
+from made_up_steps import SPEC, bandit_batch, made_up_batch
 
 from safehold.core.constraint import Limit, MaximumCost, SumCost, fold
 from safehold.core.env import SafeEnvs
@@ -204,20 +204,9 @@ def test_goes_up_to_the_limit_and_stays_there(config):
     paid = []
     for _ in range(40):
         actions = learner.explorer(rng).act(observations[0])[None]
-        costs = (actions[..., :1] > 0).astype(np.float64)
-        paid.append(costs.mean())
-        learner.update(
-            StepBatch(
-                observations=observations,
-                actions=actions,
-                rewards=actions[..., 0].astype(np.float64),
-                costs=costs,
-                next_observations=observations,
-                terminated=np.ones((1, 500), np.bool_),
-                ended=np.ones((1, 500), np.bool_),
-                episodes=tuple(FinishedEpisode(0.0, cost, cost, 1) for cost in costs[0]),
-            )
-        )
+        batch = bandit_batch(observations, actions, 1.0)
+        paid.append(batch.costs.mean())
+        learner.update(batch)
     assert paid[0] > 0.4  # begins with even odds, twice the limit
     # a rate of 0.2 in 500 draws has a standard error of 0.018; a step may overshoot by the surrogate's error
     assert 0.14 < np.mean(paid[-10:]) < 0.26

@@ -3,13 +3,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_log import TWO_COSTS, two_costs
 from scipy.stats import mannwhitneyu
 
 from safehold.core.errors import UsageError
 from safehold.core.policy import Policy, PolicyFamily
-from safehold.core.spec import Box, TaskSpec
+from safehold.core.spec import TaskSpec
 from safehold.data.batches import TransitionSampler
-from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
 from safehold.envs.toy import rain
 from safehold.learn.fit import OfflineRun, fit
@@ -30,27 +30,6 @@ from safehold.testing.learner_contract import LearnerContract
 from safehold.testing.rain_log import mixed_log, returns_of
 
 TINY = LSPCConfig(hidden=(16, 16), latent=3, batch_size=32, critic_learning_rate=3e-3, learning_rate=3e-3, epsilon=0.5)
-TWO_COSTS = TaskSpec(
-    env_id="toy/Two",
-    observation_size=3,
-    action=Box((-1.0, 0.0), (1.0, 4.0)),
-    horizon=12,
-    cost_names=("heat", "wear"),
-    cost_units=("degrees", "cycles"),
-)
-
-
-def two_costs() -> OfflineDataset:
-    rng = np.random.default_rng(0)
-    return OfflineDataset(
-        spec=TWO_COSTS,
-        observations=rng.standard_normal((104, 3)).astype(np.float32),
-        actions=rng.uniform([-1.0, 0.0], [1.0, 4.0], (96, 2)).astype(np.float32),
-        rewards=rng.standard_normal(96),
-        costs=np.column_stack([rng.random(96) < 0.3, rng.random(96) * 0.5]).astype(np.float64),
-        offsets=np.arange(0, 97, 12),
-        terminated=np.arange(8) % 2 == 0,
-    )
 
 
 def learner(config: LSPCConfig = TINY, seed: int = 0) -> LSPCLearner:

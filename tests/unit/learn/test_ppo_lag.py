@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from made_up_steps import SPEC, made_up_batch
+from made_up_steps import SPEC, made_up_batch, mean_after_bandits
 
 from safehold.core.constraint import Limit
 from safehold.core.errors import UsageError
@@ -14,7 +14,6 @@ from safehold.learn.multiplier import MultiplierConfig
 from safehold.learn.online.on_policy import ScaledValue
 from safehold.learn.online.ppo_lag import PPOLagConfig, PPOLagLearner, clipped_surrogate
 from safehold.nn.tensors import torch_generator
-from safehold.rollout.steps import FinishedEpisode, StepBatch
 
 SMALL = PPOLagConfig(hidden=(8,), minibatch=16, epochs=2, multiplier=MultiplierConfig(integral_gain=0.1))
 
@@ -75,32 +74,10 @@ def test_without_a_limit_there_is_no_multiplier():
     assert ppo.update(made_up_batch())["multiplier"] == 0.0
 
 
-def bandit(ppo: PPOLagLearner, updates: int, price: float) -> float:
-    """One-step episodes: reward a_0, cost `price` where a_0 > 0. Returns the mean of a_0 that was learnt."""
-    rng = np.random.default_rng(1)
-    observations = np.zeros((1, 64, 3), np.float32)
-    for _ in range(updates):
-        actions = ppo.explorer(rng).act(observations[0])[None]
-        costs = price * (actions[..., :1] > 0).astype(np.float64)
-        ppo.update(
-            StepBatch(
-                observations=observations,
-                actions=actions,
-                rewards=actions[..., 0].astype(np.float64),
-                costs=costs,
-                next_observations=observations,
-                terminated=np.ones((1, 64), np.bool_),
-                ended=np.ones((1, 64), np.bool_),
-                episodes=tuple(FinishedEpisode(0.0, cost, cost, 1) for cost in costs[0]),
-            )
-        )
-    return float(ppo.policy().means(np.zeros((1, 3), np.float32))[0, 0])
-
-
 def test_climbs_the_reward_without_a_limit_and_turns_back_where_cost_outweighs_it():
     config = PPOLagConfig(hidden=(8,), minibatch=64, epochs=5, multiplier=MultiplierConfig(initial=5.0))
-    assert bandit(learner(limit=None, config=config), 30, price=5.0) > 0.3
-    assert bandit(learner(limit=Limit("cost", 0.1), config=config), 30, price=5.0) < -0.3
+    assert mean_after_bandits(learner(limit=None, config=config), 30, price=5.0, n=64) > 0.3
+    assert mean_after_bandits(learner(limit=Limit("cost", 0.1), config=config), 30, price=5.0, n=64) < -0.3
 
 
 def test_the_frozen_policy_computes_what_the_network_does():

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import torch
-from made_up_steps import SPEC, made_up_batch
+from made_up_steps import SPEC, made_up_batch, mean_after_bandits
 
 from safehold.core.constraint import Limit
 from safehold.core.errors import UsageError
@@ -17,7 +17,7 @@ from safehold.learn.offline.actor_critic import Transitions
 from safehold.learn.online.sac import SACConfig, SACLearner
 from safehold.learn.online.sac_lag import SACLagConfig, ScalarPrice, sac_lag
 from safehold.learn.online.statewise_lag import StateConstraint, StatePrice, StatewiseLagConfig, statewise_lag
-from safehold.rollout.steps import FinishedEpisode, StepBatch
+from safehold.rollout.steps import FinishedEpisode
 
 CORE = SACConfig(hidden=(5,), batch_size=8, capacity=64, random_steps=0, gradient_steps=1 / 32, initial_temperature=0.3)
 """One gradient step a batch of 32."""
@@ -293,33 +293,11 @@ def test_begins_with_uniform_actions_and_makes_the_gradient_steps_that_are_due()
     assert type(learner.explorer(np.random.default_rng(0))).__name__ == "SquashedExplorer"
 
 
-def bandit(learner: SACLearner, updates: int, price: float) -> float:
-    """One-step episodes: reward a_0, cost `price` where a_0 > 0. Returns the mean of a_0 that was learnt."""
-    rng = np.random.default_rng(1)
-    observations = np.zeros((1, 16, 3), np.float32)
-    for _ in range(updates):
-        actions = learner.explorer(rng).act(observations[0])[None]
-        costs = price * (actions[..., :1] > 0).astype(np.float64)
-        learner.update(
-            StepBatch(
-                observations=observations,
-                actions=actions,
-                rewards=actions[..., 0].astype(np.float64),
-                costs=costs,
-                next_observations=observations,
-                terminated=np.ones((1, 16), np.bool_),
-                ended=np.ones((1, 16), np.bool_),
-                episodes=tuple(FinishedEpisode(0.0, cost, cost, 1) for cost in costs[0]),
-            )
-        )
-    return float(learner.policy().means(np.zeros((1, 3), np.float32))[0, 0])
-
-
 def test_climbs_the_reward_without_a_limit_and_turns_back_where_cost_outweighs_it():
     core = SACConfig(hidden=(16,), batch_size=32, capacity=10_000, random_steps=64, initial_temperature=0.05)
     dear = SACLagConfig(sac=core, multiplier=MultiplierConfig(initial=5.0), damping=0.0)
-    assert bandit(sac_lag(SPEC, dear, None, Streams(0)), 60, price=2.0) > 0.5
-    assert bandit(sac_lag(SPEC, dear, Limit("cost", 0.1), Streams(0)), 60, price=2.0) < 0.1
+    assert mean_after_bandits(sac_lag(SPEC, dear, None, Streams(0)), 60, price=2.0, n=16) > 0.5
+    assert mean_after_bandits(sac_lag(SPEC, dear, Limit("cost", 0.1), Streams(0)), 60, price=2.0, n=16) < 0.1
 
 
 def test_a_limit_of_the_wrong_kind_is_refused():
