@@ -27,18 +27,17 @@ alone. About an hour on one core.
 import argparse
 import json
 import platform
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from online_runs import Plan, learnt, once
 
 from safehold import __version__
+from safehold.core.episode import Episode
 from safehold.core.intervals import Interval, mean_interval
-from safehold.core.seeding import Streams
 from safehold.envs import registry
 from safehold.envs.toy.point_robot import TOP_SPEED
 from safehold.learn.multiplier import MultiplierConfig
@@ -53,41 +52,13 @@ from safehold.report.figures import learning_curves, multiplier_map
 from safehold.report.figures.learning_curves import LearningCurves
 from safehold.report.figures.multiplier_map import MultiplierMap
 from safehold.report.figures.palette import save
-from safehold.rollout.episodes import rollout
 from safehold.workflows import feasibility
-from safehold.workflows.explore import ExploreConfig, OnlineConfig, explore
+from safehold.workflows.explore import Exploration
 
 SEED, SEEDS = 20261122, (0, 1, 2)
 ENV_ID, LIMIT, PEAK_LIMIT = "toy/PointRobot", 3.0, 0.1
 EPISODES = 100
 VELOCITY = (TOP_SPEED, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One method: its settings, limit, and environment steps (worlds, steps of each in a batch, steps in all)."""
-
-    name: str
-    method: OnlineConfig
-    limit: float
-    environments: int
-    steps_per_batch: int
-    total_steps: int
-
-    def config(self, seed: int, share: float) -> ExploreConfig:
-        """One run of it."""
-        batch = self.environments * self.steps_per_batch
-        return ExploreConfig(
-            env_id=ENV_ID,
-            limit=self.limit,
-            seed=seed,
-            total_steps=max(batch, round(share * self.total_steps)),
-            environments=self.environments,
-            steps_per_batch=self.steps_per_batch,
-            snapshots=1,
-            evaluation_episodes=1,
-            method=self.method,
-        )
 
 
 def plans() -> tuple[Plan, ...]:
@@ -100,50 +71,33 @@ def plans() -> tuple[Plan, ...]:
 
     def of_states(constraint: StateConstraint, limit: float) -> Plan:
         method = StatewiseLagConfig(sac=core, multiplier=network, constraint=constraint)
-        return Plan(f"statewise_lag, {constraint}", method, limit, 10, 10, 100_000)
+        return Plan(f"statewise_lag, {constraint}", ENV_ID, method, limit, 10, 10, 100_000)
 
     ppo = PPOLagConfig(minibatch=800, learning_rate=2e-3, multiplier=scalar, **small)
     return (
-        Plan("sac_lag", SACLagConfig(sac=core, multiplier=scalar, damping=0.0), LIMIT, 10, 10, 100_000),
+        Plan("sac_lag", ENV_ID, SACLagConfig(sac=core, multiplier=scalar, damping=0.0), LIMIT, 10, 10, 100_000),
         of_states("immediate", LIMIT / horizon),
         of_states("value", LIMIT),
         of_states("reachability", PEAK_LIMIT),
-        Plan("ppo_lag", ppo, LIMIT, 64, 50, 1_000_000),
-        Plan("trpo_lag", TRPOLagConfig(multiplier=scalar, **small), LIMIT, 64, 50, 1_000_000),
-        Plan("cpo", CPOConfig(**small), LIMIT, 64, 400, 3_000_000),
-        Plan("scpo", SCPOConfig(**small), PEAK_LIMIT, 64, 400, 3_000_000),
+        Plan("ppo_lag", ENV_ID, ppo, LIMIT, 64, 50, 1_000_000),
+        Plan("trpo_lag", ENV_ID, TRPOLagConfig(multiplier=scalar, **small), LIMIT, 64, 50, 1_000_000),
+        Plan("cpo", ENV_ID, CPOConfig(**small), LIMIT, 64, 400, 3_000_000),
+        Plan("scpo", ENV_ID, SCPOConfig(**small), PEAK_LIMIT, 64, 400, 3_000_000),
     )
 
 
 def run(plan: Plan, seed: int, share: float, part: Path) -> dict[str, Any]:
     """One run's curve and final episodes, unless they are there already."""
-    if not part.exists():
-        begun = time.process_time()
-        found = explore(plan.config(seed, share))
-        streams = Streams(SEED + seed)
-        episodes = rollout(
-            ENV_ID,
-            found.snapshots[-1].policy.without_noise(),
-            streams.episode_seeds("final", 0, EPISODES),
-            rng_seed=streams.integer("noise"),
-        )
-        costs = [episode.costs[:, 0] for episode in episodes]
-        record = {
-            "curve": [asdict(point) for point in found.curve],
-            "reward": float(np.mean([episode.reward_return for episode in episodes])),
-            "cost": float(np.mean([cost.sum() for cost in costs])),
-            "peak": float(np.mean([cost.max() for cost in costs])),
-            "rate": float(np.mean(np.concatenate(costs) > 0)),
-            "depth": float(np.mean([episode.costs[:, 1].max() for episode in episodes])),
-            "map": None if found.multipliers is None else _kept(found.multipliers),
-            "cpu_seconds": round(time.process_time() - begun, 1),
-        }
-        part.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = part.with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(record) + "\n")
-        unfinished.rename(part)
-    done: dict[str, Any] = json.loads(part.read_text())
-    return done
+    config = plan.config(seed, share)
+    return once(part, lambda: learnt(config, base_seed=SEED, episodes=EPISODES, more=_more))
+
+
+def _more(found: Exploration, episodes: list[Episode]) -> dict[str, Any]:
+    """How deep the dearest step went, and the multipliers over the arena."""
+    return {
+        "depth": float(np.mean([episode.costs[:, 1].max() for episode in episodes])),
+        "map": None if found.multipliers is None else _kept(found.multipliers),
+    }
 
 
 def _kept(field: MultiplierField) -> dict[str, Any]:
