@@ -68,11 +68,13 @@ def table(summaries: list[RoadSummary]) -> str:
     lines = ["| | mean | 95 % interval over seeds | each seed |", "|---|---|---|---|"]
     for name, words in MEASURES:
         values = np.array([getattr(summary, name) for summary in summaries], dtype=np.float64)  # None becomes NaN
-        interval = mean_interval(values)
+        there = values[np.isfinite(values)]
+        interval = mean_interval(there)
         digits = 2 if "correlation" in name else 1
-        each = ", ".join(f"{value:.{digits}f}" for value in values)
+        each = ", ".join(f"{value:.{digits}f}" if np.isfinite(value) else "none" for value in values)
         span = f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.known else "unknown"
-        lines.append(f"| {words} | {values.mean():.{digits}f} | {span} | {each} |")
+        of = words if len(there) == len(values) else f"{words}, where there is one ({len(there)} of {len(values)})"
+        lines.append(f"| {of} | {there.mean():.{digits}f} | {span} | {each} |")
     held = sum(summary.held is not None for summary in summaries)
     lines.append(f"| runs that ended by holding | {held} of {len(summaries)} | | |")
     deployed = sum(summary.distinct_targets for summary in summaries)
