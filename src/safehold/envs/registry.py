@@ -1,11 +1,12 @@
 """Every world by its name; a suite's own packages are imported when one of its worlds is built."""
 
 import difflib
+import functools
 
 from safehold.core.env import SafeEnv, SafeEnvs
 from safehold.core.errors import UsageError
 from safehold.core.spec import TaskSpec
-from safehold.envs import lockstep
+from safehold.envs import lockstep, perturbed
 from safehold.envs.adapter import Task
 from safehold.envs.suites import bullet_safety_gym, icu_sepsis, velocity
 from safehold.envs.toy import corridor, dial, double_integrator, point_hazard, point_robot, rain
@@ -52,12 +53,16 @@ def list_envs() -> tuple[str, ...]:
     return tuple(sorted(TASKS))
 
 
+@functools.lru_cache(maxsize=256)  # workers keep worlds by their task
 def task(env_id: str) -> Task:
-    """The entry of this name.
+    """The entry of this name, or of a perturbed world, `NAME[mass=1.2,friction=0.8,delay=1]`.
 
     Raises:
-        UsageError: if nothing has this name; the message gives the nearest one.
+        UsageError: if nothing has this name; the message gives the nearest one. If the brackets are wrong.
     """
+    base, change = perturbed.split(env_id)
+    if change is not None:
+        return perturbed.perturbed(task(base), change, env_id)
     if env_id in TASKS:
         return TASKS[env_id]
     by_lower_case = {name.lower(): name for name in TASKS}
