@@ -2,7 +2,7 @@
 
     python reproductions/whole_road.py [--task HalfCheetahVelocity] [--limit 20] [--certificate risk_ledger|paper]
                                        [--seeds 10 11 12 13 14] [--judged 100] [--out docs/results]
-                                       [--runs runs/whole-road-NAME] [--learnt-in RUNS]
+                                       [--runs runs/whole-road-NAME] [--learnt-in RUNS] [--heed-dial]
 
 Every seed draws its own dataset from the zoo, its own weights, its own deployment. Fixed before the study was run:
 the configuration below (that of `safehold demo`, except that every deployed target is judged by `--judged` episodes),
@@ -12,7 +12,9 @@ minutes a seed on two cores; interrupted runs go on where they stopped.
 
 HalfCheetahVelocity is studied once with the default certificate and once with the paper's rule. `--learnt-in` takes
 logs and transformers from the runs of another certificate or limit, so that the two differ in the deployment alone
-(and in what is cloned beside, if in the limit), and evaluates everything anew.
+(and in what is cloned beside, if in the limit), and evaluates everything anew. With `--heed-dial` a deployment declares
+what `safehold evaluate --dial` advises of the dial table in that run of RUNS, which is of the same limit: the dial's
+error and scatter, where they are more than the defaults.
 """
 
 import argparse
@@ -28,6 +30,8 @@ from recorded import commit_here
 
 from safehold.core.intervals import mean_interval, proportion_interval
 from safehold.workflows.deploy import DeployConfig
+from safehold.workflows.dial import heeded, judge_dial
+from safehold.workflows.evaluate import Evaluation
 from safehold.workflows.road import RoadConfig, RoadSummary, finished, run_road, verify_road
 
 MEASURES = (
@@ -111,6 +115,14 @@ def _adopt(learnt: Path, directory: Path, config: RoadConfig) -> None:
         shutil.copytree(learnt / policy, directory / policy)
 
 
+def dial_table(run: Path, limit: float) -> list[Evaluation]:
+    """The episodes at targets over the dial that a finished run began with."""
+    record = json.loads((run / "evaluations.json").read_text())
+    if record["limit"] != limit:
+        raise SystemExit(f"{run} looked at its dial for a limit of {record['limit']:g}, not {limit:g}")
+    return [Evaluation.from_json(one) for one in record["targets"] if one["label"] == "dial"]
+
+
 def main() -> None:
     """Runs the seeds that are missing and writes the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,6 +133,7 @@ def main() -> None:
     parser.add_argument("--certificate", choices=("risk_ledger", "paper"), default="risk_ledger")
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--learnt-in", type=Path)
+    parser.add_argument("--heed-dial", action="store_true", help="declare what the dial of --learnt-in's runs advises")
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
     commit = commit_here()
@@ -129,11 +142,19 @@ def main() -> None:
     if (arguments.task, arguments.limit) != (RoadConfig().task, DeployConfig().limit):
         name += f"-{arguments.task.split('/')[-1]}-{arguments.limit:g}"
         said += [f"--task {arguments.task} --limit {arguments.limit:g} --judged {arguments.judged}"]
+    if arguments.heed_dial:
+        if arguments.learnt_in is None:
+            parser.error("--heed-dial needs --learnt-in: the dial is looked at before it is deployed")
+        name, said = f"{name}-heeded", [*said, "--heed-dial --learnt-in RUNS"]
     runs = arguments.runs or Path("runs") / name
-    summaries, commits = [], []
+    summaries, commits, declared = [], [], []
     for seed in arguments.seeds:
         directory = runs / f"seed-{seed}"
         deploy = DeployConfig(certificate=arguments.certificate, limit=arguments.limit)
+        if arguments.heed_dial:
+            report = judge_dial(dial_table(arguments.learnt_in / f"seed-{seed}", arguments.limit), deploy)
+            deploy = heeded(report, deploy)
+            print(f"seed {seed}: dial error {deploy.dial_error:g}, scatter {deploy.episode_sd:g} limits", flush=True)
         config = RoadConfig(task=arguments.task, seed=seed, deployed_episodes=arguments.judged, deploy=deploy)
         if arguments.learnt_in is not None:
             _adopt(arguments.learnt_in / f"seed-{seed}", directory, config)
@@ -143,6 +164,7 @@ def main() -> None:
             print(f"==== seed {seed}", flush=True)
             summaries.append(run_road(directory, config, Lines()))
             directory.with_suffix(".commit").write_text(commit + "\n")
+        declared.append({"dial_error": deploy.dial_error, "episode_sd": deploy.episode_sd})
         commits.append(directory.with_suffix(".commit").read_text().strip())
     arguments.out.mkdir(parents=True, exist_ok=True)
     record = {
@@ -150,6 +172,7 @@ def main() -> None:
         "commits": commits,
         "python": platform.python_version(),
         "seeds": arguments.seeds,
+        "declared": declared,
         "summaries": [asdict(summary) for summary in summaries],
     }
     (arguments.out / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")

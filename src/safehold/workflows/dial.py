@@ -161,23 +161,37 @@ def _warned(report: DialReport, config: DeployConfig) -> DialReport:
     if report.pairs and report.falls > MANY_FALLS * report.pairs:
         said.append(f"in {report.falls} of {report.pairs} neighbouring targets more cost is asked and less obtained")
     declared_error, declared_sd = config.dial_error * config.limit, config.episode_sd * config.limit
+    wider = heeded(report, config)
     if report.dial_error is None or not report.dial_error <= declared_error:
+        instead = "" if report.dial_error is None else f"; declare --dial-error {wider.dial_error:g}"
         said.append(
             f"near the limit obtained costs miss what is asked by {_number(report.dial_error)} (root mean square), "
-            f"more than the dial error of {declared_error:g} that would be declared"
-            f"{_instead('--dial-error', report.dial_error, config)}"
+            f"more than the dial error of {declared_error:g} that would be declared{instead}"
         )
     if report.episode_sd is None or not report.episode_sd <= declared_sd:
+        instead = "" if report.episode_sd is None else f"; declare --episode-sd {wider.episode_sd:g}"
         said.append(
             f"single episodes scatter by {_number(report.episode_sd)} around their target's mean, more than the "
-            f"{declared_sd:g} that would be declared{_instead('--episode-sd', report.episode_sd, config)}"
+            f"{declared_sd:g} that would be declared{instead}"
         )
     return replace(report, warnings=tuple(said))
 
 
-def _instead(flag: str, value: float | None, config: DeployConfig) -> str:
-    """What to declare instead, as the share of the limit that the flag takes."""
-    return "" if value is None else f"; declare {flag} {np.ceil(100.0 * value / config.limit) / 100.0:g}"
+def heeded(report: DialReport, config: DeployConfig) -> DeployConfig:
+    """The declaration with the dial error and the scatter that the report found, where they are more than declared.
+
+    Rounded up to a hundredth of the limit; what the report does not know stays as declared.
+    """
+
+    def larger(found: float | None, declared: float) -> float:
+        return declared if found is None else max(declared, float(np.ceil(100.0 * found / config.limit)) / 100.0)
+
+    return config.model_copy(
+        update={
+            "dial_error": larger(report.dial_error, config.dial_error),
+            "episode_sd": larger(report.episode_sd, config.episode_sd),
+        }
+    )
 
 
 def _number(value: float | None) -> str:

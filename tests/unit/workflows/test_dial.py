@@ -1,5 +1,7 @@
 """What is said of a dial before it is tuned, on evaluations whose truth is known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from safehold.data.dataset import OfflineDataset
 from safehold.envs.toy import dial as toy
 from safehold.rollout.episodes import Job, rollouts
 from safehold.workflows.deploy import DeployConfig
-from safehold.workflows.dial import judge_dial, try_dial
+from safehold.workflows.dial import heeded, judge_dial, try_dial
 from safehold.workflows.evaluate import Evaluation
 
 CONFIG = DeployConfig(limit=20.0)
@@ -115,3 +117,19 @@ def test_a_dial_is_tried_where_its_log_supports_it():
     np.testing.assert_allclose([one.costs.mean() for one in evaluations], truth, atol=3.0)
     with pytest.raises(NoSeed):
         try_dial(family, log, "toy/Dial", DeployConfig(limit=20.0, support_minimum=500), streams=Streams(1), episodes=2)
+
+
+def test_heeding_declares_what_was_found_and_never_less_than_before():
+    report = judge_dial(found(lambda r, g: g + (6.0 if r == 200.0 else -3.0), scatter=8.0, episodes=40), CONFIG)
+    assert report.dial_error is not None
+    assert report.episode_sd is not None
+    for declared in (CONFIG, CONFIG.model_copy(update={"dial_error": 0.01, "episode_sd": 0.01})):
+        wider = heeded(report, declared)
+        assert wider.dial_error >= declared.dial_error
+        assert wider.episode_sd >= declared.episode_sd
+        assert wider.dial_error * declared.limit >= report.dial_error
+        assert wider.episode_sd * declared.limit >= report.episode_sd
+    assert heeded(report, CONFIG).dial_error == CONFIG.dial_error  # what was found is less
+    assert wider.dial_error - report.dial_error / CONFIG.limit <= 0.01
+    unknown = replace(report, dial_error=None, episode_sd=None)
+    assert heeded(unknown, CONFIG) == CONFIG
