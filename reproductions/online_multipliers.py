@@ -33,11 +33,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from online_runs import Plan, learnt, once
+from online_runs import Plan, learnt, once, spanned
 
 from safehold import __version__
 from safehold.core.episode import Episode
-from safehold.core.intervals import Interval, mean_interval
+from safehold.core.intervals import mean_interval
 from safehold.envs import registry
 from safehold.envs.toy.point_robot import TOP_SPEED
 from safehold.learn.multiplier import MultiplierConfig
@@ -96,11 +96,11 @@ def _more(found: Exploration, episodes: list[Episode]) -> dict[str, Any]:
     """How deep the dearest step went, and the multipliers over the arena."""
     return {
         "depth": float(np.mean([episode.costs[:, 1].max() for episode in episodes])),
-        "map": None if found.multipliers is None else _kept(found.multipliers),
+        "map": None if found.multipliers is None else kept_map(found.multipliers),
     }
 
 
-def _kept(field: MultiplierField) -> dict[str, Any]:
+def kept_map(field: MultiplierField) -> dict[str, Any]:
     """The multipliers over the arena, as JSON."""
     view = feasibility.multiplier_map(field, velocity=VELOCITY)
     return {"multipliers": np.round(view.multipliers, 5).tolist(), "separation": view.separation}
@@ -128,17 +128,11 @@ def table(rows: Mapping[str, list[dict[str, Any]]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, runs in rows.items():
-        cells = [_span(mean_interval(np.array([one[column] for one in runs]))) for column in columns]
+        cells = [spanned(mean_interval(np.array([one[column] for one in runs]))) for column in columns]
         separations = [one["map"]["separation"] for one in runs if one["map"] is not None]
         cells.append(f"{np.mean(separations):.2f}" if separations else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def _span(interval: Interval) -> str:
-    if not interval.known:
-        return f"{interval.estimate:.3g}"
-    return f"{interval.estimate:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from safehold.core.episode import Episode
+from safehold.core.intervals import Interval
 from safehold.core.seeding import Streams
 from safehold.rollout.episodes import rollout
 from safehold.workflows.explore import Exploration, ExploreConfig, OnlineConfig, explore
@@ -86,3 +87,10 @@ def learnt(
         **{name: round(value, 1) for name, value in seconds.items()},
         **more(found, fresh),
     }
+
+
+def spanned(interval: Interval) -> str:
+    """A mean with its interval, in three digits."""
+    if not interval.known:
+        return f"{interval.estimate:.3g}"
+    return f"{interval.estimate:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
