@@ -3,6 +3,7 @@
     python reproductions/whole_road.py [--task HalfCheetahVelocity] [--limit 20] [--certificate risk_ledger|paper]
                                        [--seeds 10 11 12 13 14] [--judged 100] [--out docs/results]
                                        [--runs runs/whole-road-NAME] [--learnt-in RUNS] [--heed-dial]
+                                       [--preset small]
 
 Every seed draws its own dataset from the zoo, its own weights, its own deployment. Fixed before the study was run:
 the configuration below (that of `safehold demo`, except that every deployed target is judged by `--judged` episodes),
@@ -14,7 +15,7 @@ HalfCheetahVelocity is studied once with the default certificate and once with t
 logs and transformers from the runs of another certificate or limit, so that the two differ in the deployment alone
 (and in what is cloned beside, if in the limit), and evaluates everything anew. With `--heed-dial` a deployment declares
 what `safehold evaluate --dial` advises of the dial table in that run of RUNS, which is of the same limit: the dial's
-error and scatter, where they are more than the defaults.
+error and scatter, where they are more than the defaults. `--preset long` trains three times as long.
 """
 
 import argparse
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=DeployConfig().limit)
     parser.add_argument("--judged", type=int, default=100, help="fresh episodes for every deployed target")
     parser.add_argument("--certificate", choices=("risk_ledger", "paper"), default="risk_ledger")
+    parser.add_argument("--preset", default=RoadConfig().preset)
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--learnt-in", type=Path)
     parser.add_argument("--heed-dial", action="store_true", help="declare what the dial of --learnt-in's runs advises")
@@ -142,6 +144,8 @@ def main() -> None:
     if (arguments.task, arguments.limit) != (RoadConfig().task, DeployConfig().limit):
         name += f"-{arguments.task.split('/')[-1]}-{arguments.limit:g}"
         said += [f"--task {arguments.task} --limit {arguments.limit:g} --judged {arguments.judged}"]
+    if arguments.preset != RoadConfig().preset:
+        name, said = f"{name}-{arguments.preset}", [*said, f"--preset {arguments.preset}"]
     if arguments.heed_dial:
         if arguments.learnt_in is None:
             parser.error("--heed-dial needs --learnt-in: the dial is looked at before it is deployed")
@@ -155,7 +159,13 @@ def main() -> None:
             report = judge_dial(dial_table(arguments.learnt_in / f"seed-{seed}", arguments.limit), deploy)
             deploy = heeded(report, deploy)
             print(f"seed {seed}: dial error {deploy.dial_error:g}, scatter {deploy.episode_sd:g} limits", flush=True)
-        config = RoadConfig(task=arguments.task, seed=seed, deployed_episodes=arguments.judged, deploy=deploy)
+        config = RoadConfig(
+            task=arguments.task,
+            seed=seed,
+            deployed_episodes=arguments.judged,
+            deploy=deploy,
+            preset=arguments.preset,
+        )
         if arguments.learnt_in is not None:
             _adopt(arguments.learnt_in / f"seed-{seed}", directory, config)
         if finished(directory):

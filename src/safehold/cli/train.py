@@ -30,7 +30,7 @@ class TrainArguments(Arguments):
     seed: Seed = 0
     """Seed of weights and batches."""
     preset: str = "small"
-    """Where the settings below start from: "small" (minutes), "published", or for cdt "osrl"."""
+    """Where the settings below start from: "small" (minutes), "published"; for cdt "osrl", for cdt and bc "long"."""
     settings: Path | None = None
     """TOML file of settings; it goes above the preset and below the flags."""
     checkpoint_every: PositiveInt = 1000

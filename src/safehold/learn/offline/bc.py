@@ -56,8 +56,9 @@ class BCConfig(Config):
 PRESETS: Mapping[str, BCConfig] = {
     "published": BCConfig(),
     "small": BCConfig(hidden=(64, 64), batch_size=256, steps=5_000),
+    "long": BCConfig(hidden=(64, 64), batch_size=256, steps=15_000),
 }
-"""`published`: the baseline of [PLS, tables 3-4]; `small`: minutes on a laptop."""
+"""`published`: the baseline of [PLS, tables 3-4]; `small`: minutes on a laptop; `long`: three times as many updates."""
 
 
 def cloned_episodes(dataset: OfflineDataset, config: BCConfig) -> OfflineDataset:
