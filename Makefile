@@ -1,14 +1,15 @@
 # make demo   the main job: data, training, certified deployment, report (about six minutes on two cores)
 # make test   the fast tests
 # make check  tests and every static check, as in CI
-# make coverage, slow, bullet   coverage of what the promise rests on; slow evidence; the optional Bullet suite
+# make coverage, slow   coverage of what the promise rests on; slow evidence
+# make bullet, driving   the optional suites: Bullet-Safety-Gym; MetaDrive, in an environment of its own
 # Options: PYTHON=/path/to/python3.11  TORCH=auto|cpu|as-resolved  VENV=.venv
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt tools/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint coverage bullet slow clean
+.PHONY: help demo test check lint coverage bullet driving slow clean
 
 help:
 	@sed -n '/^VENV/q; s/^# //p' Makefile
@@ -47,8 +48,23 @@ bullet: $(VENV)/.ready-run
 	$(BIN)/pip install --quiet 'pybullet>=3.2.7'
 	$(BIN)/pip install --quiet --no-deps 'bullet-safety-gym==1.4.0'
 
+# MetaDrive 0.2.6.0 needs gym 0.19, whose build needs old tools, and a numpy below 1.24; wheels up to Python 3.11.
+DRIVING ?= .venv-metadrive
+DRIVING_PYTHON ?= python3.11
+driving: $(DRIVING)/.ready
+	@echo 'export SAFEHOLD_METADRIVE_PYTHON=$(abspath $(DRIVING))/bin/python'
+
+$(DRIVING)/.ready: tools/metadrive.txt
+	$(DRIVING_PYTHON) -m venv $(DRIVING)
+	$(DRIVING)/bin/pip install --quiet --disable-pip-version-check 'setuptools==65.5.0' 'wheel==0.37.1'
+	$(DRIVING)/bin/pip install --quiet --disable-pip-version-check --requirement tools/metadrive.txt
+	$(DRIVING)/bin/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation 'gym==0.19.0'
+	$(DRIVING)/bin/pip install --quiet --disable-pip-version-check --no-deps 'metadrive-simulator==0.2.6.0'
+	$(DRIVING)/bin/python -c 'import metadrive.envs' >/dev/null
+	@touch $@
+
 slow: $(VENV)/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -m slow --timeout 3600
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DRIVING) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
