@@ -2,8 +2,9 @@
 
     python zoo/draw.py LOG [--out docs/figures]
 
-LOG is what `safehold data collect TASK` wrote. Leaves zoo-curves-TASK.svg (the learning curves beside this script) and
-zoo-log-TASK.svg (the episodes of LOG in the plane of their returns). The same input gives the same bytes.
+LOG is what `safehold data collect TASK` wrote. Leaves zoo-curves-TASK.svg (the learning curves beside this script, if
+there are some) and zoo-log-TASK.svg (the episodes of LOG in the plane of their returns). The same input gives the same
+bytes.
 """
 
 import argparse
@@ -87,6 +88,8 @@ def draw_log(log: OfflineDataset) -> Figure:
     drawn = ((3, "relay with a sprint", ORANGE, "^"), (2, "relay", GREEN, "s"), (1, "one policy", BLUE, "o"))
     for number, label, colour, marker in drawn:
         here = turns == number
+        if not here.any():
+            continue
         points = (cost[here], log.reward_returns[here])
         axes.scatter(
             *points, s=11, marker=marker, color=colour, alpha=0.6, linewidths=0, label=f"{label} ({here.sum()})"
@@ -142,8 +145,10 @@ def main() -> None:
         {"svg.hashsalt": "safehold", "font.size": 8.0, "axes.spines.top": False, "axes.spines.right": False}
     ):
         name = log.spec.env_id.split("/")[-1]
-        learnt = curves(Path(__file__).parent / f"{name}-curves.csv")
-        for what, figure in (("curves", draw_curves(learnt)), ("log", draw_log(log))):
+        figures = {"log": draw_log(log)}
+        if (learnt := Path(__file__).parent / f"{name}-curves.csv").exists():  # drivers by rule have learnt nothing
+            figures["curves"] = draw_curves(curves(learnt))
+        for what, figure in figures.items():
             figure.savefig(arguments.out / f"zoo-{what}-{name}.svg", metadata={"Date": None})
     for row in rows(log):
         logging.getLogger("zoo").info(row)

@@ -1,4 +1,6 @@
-"""A benchmark's log, from a zoo of behaviour policies and a seed: the same bytes with any number of workers.
+"""A benchmark's log, from behaviour policies and a seed: the same bytes with any number of workers.
+
+The policies are a zoo's, or in MetaDrive drivers by rule.
 
 Another processor or another version of the simulator may round differently: docs/zoo.md.
 """
@@ -17,6 +19,8 @@ from safehold.core.policy import Policy
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
 from safehold.envs import registry
+from safehold.envs.suites import metadrive
+from safehold.envs.suites.metadrive_drivers import Driver
 from safehold.learn.behaviours import NoiseSpread, Switch
 from safehold.learn.online.zoo import Zoo, ZooPolicy, load_zoo
 from safehold.rollout.episodes import Job, rollouts
@@ -46,6 +50,13 @@ SPRINT = 0.7
 """A sprint begins after this share of the episode, where the world's name is not among `SPRINTS`."""
 SPRINTS: Mapping[str, float] = {"bullet/BallCircle": 0.0, "bullet/CarCircle": 0.0}
 """Where even a reckless policy cannot help keeping the limit for most of the time, a sprint may begin earlier."""
+
+DRIVERS = 20
+"""Drivers of a log in MetaDrive; as many relays."""
+SPEEDS = (8.0, 60.0)
+"""km/h of the slowest and of the fastest; their logarithms are evenly spread, since every km/h above 10 costs."""
+GAPS, HEADWAYS = (7.0, 1.0), (1.5, 0.2)
+"""Metres, and seconds, that the slowest and the fastest keep to what is ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +100,24 @@ def collect(
 ) -> OfflineDataset:
     """Episodes of every behaviour in the plan, as one dataset; `group` counts behaviours.
 
-    The log depends on environment, zoo, seed and number of episodes, not on `workers`. `on_progress` is called with
-    the episodes done and the episodes in all.
+    The log depends on environment, behaviours, seed and number of episodes, not on `workers`. `on_progress` is called
+    with the episodes done and the episodes in all.
 
     Raises:
-        UsageError: if there is no zoo for the environment, or fewer episodes than behaviours are asked for.
+        UsageError: if there are no behaviours for the environment, or fewer episodes than behaviours are asked for.
     """
-    zoo = packaged_zoo(env_id) if zoo is None else zoo
-    if zoo.env_id != env_id:
-        raise UsageError(f"this zoo was trained in {zoo.env_id!r}, not in {env_id!r}")
     streams = Streams(seed)
-    behaviours = plan(zoo, streams["plan"])
+    source: str
+    if zoo is None and env_id in metadrive.TASKS:
+        behaviours, source = driving_plan(streams["plan"]), "drivers"
+    else:
+        zoo = packaged_zoo(env_id) if zoo is None else zoo
+        if zoo.env_id != env_id:
+            raise UsageError(f"this zoo was trained in {zoo.env_id!r}, not in {env_id!r}")
+        behaviours, source = plan(zoo, streams["plan"]), zoo.digest
     if episodes < len(behaviours):
         raise UsageError(
-            f"{episodes} episodes are asked for, but the zoo has {len(behaviours)} behaviours, and each acts at least "
+            f"{episodes} episodes are asked for, but there are {len(behaviours)} behaviours, and each acts at least "
             "once"
         )
     counts = [len(range(i, episodes, len(behaviours))) for i in range(len(behaviours))]
@@ -122,7 +137,7 @@ def collect(
     return OfflineDataset.of(
         [episode for of_one in collected for episode in of_one],
         registry.spec(env_id),
-        provenance=_provenance(zoo, behaviours, seed),
+        provenance=_provenance(source, behaviours, seed),
         group=[number for number, count in enumerate(counts) for _ in range(count)],
     )
 
@@ -138,6 +153,27 @@ def plan(zoo: Zoo, rng: np.random.Generator) -> tuple[Behaviour, ...]:
     if len(careful) < 2:
         return tuple(single)
     return (*single, *(_relay(number, careful, reckless, zoo.env_id, rng) for number in range(RELAYS)))
+
+
+def driving_plan(rng: np.random.Generator) -> tuple[Behaviour, ...]:
+    """Drivers from careful to reckless, each alone, and as many relays of two of them, the slower first or last.
+
+    A driver alone costs what its speed costs, at every step alike; relays spend the same cost early or late.
+    """
+    shares = np.linspace(0.0, 1.0, DRIVERS)
+    speeds = np.geomspace(*SPEEDS, DRIVERS)
+    drivers = []
+    for number, (share, speed) in enumerate(zip(shares.tolist(), speeds.tolist(), strict=True)):
+        gap, headway = (careful + share * (reckless - careful) for careful, reckless in (GAPS, HEADWAYS))
+        noise_sd = float(rng.uniform(0.0, LARGEST_NOISE))
+        driver = Driver(speed=speed, gap=gap, headway=headway, noise_sd=noise_sd)
+        drivers.append(Behaviour(f"driver-{number:02d}:{speed:.0f}km/h", driver))
+    relays = []
+    for number in range(DRIVERS):
+        first, second = (drivers[int(chosen)] for chosen in rng.choice(DRIVERS, size=2, replace=False))
+        turns = Switch(first.policy, second.policy, 0, round(TURN * metadrive.HORIZON))
+        relays.append(Behaviour(f"relay-{number:02d}:{first.name}>{second.name}", turns))
+    return (*drivers, *relays)
 
 
 def careful_of(policies: Sequence[ZooPolicy]) -> list[ZooPolicy]:
@@ -177,11 +213,11 @@ def _relay(
     return Behaviour(f"{relay.name}>{sprint.name}", Switch(relay.policy, fast, earliest, horizon))
 
 
-def _provenance(zoo: Zoo, behaviours: Sequence[Behaviour], seed: int) -> dict[str, Any]:
+def _provenance(source: str, behaviours: Sequence[Behaviour], seed: int) -> dict[str, Any]:
     return {
         "collector": "safehold.workflows.collect",
         "safehold": __version__,
-        "zoo": zoo.digest,
+        "zoo": source,
         "seed": seed,
         "largest_noise": LARGEST_NOISE,
         "behaviours": [behaviour.name for behaviour in behaviours],
