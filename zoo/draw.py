@@ -10,6 +10,7 @@ bytes.
 import argparse
 import csv
 import logging
+import textwrap
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -102,7 +103,8 @@ def draw_log(log: OfflineDataset) -> Figure:
     straight = _cost_scale(axes, "x", COST_TICKS, float(cost.max()))
     axes.set_xlim(-1.0, 1.05 * float(cost.max()))
     scale = "" if straight else "; linear up to 10, logarithmic above"
-    axes.set_xlabel(f"cost return ({log.spec.cost_units[0]}, of {log.spec.horizon:,}{scale})")
+    label = f"cost return ({log.spec.cost_units[0]}, of {log.spec.horizon:,}{scale})"
+    axes.set_xlabel(textwrap.fill(label, 100))
     axes.set_ylabel("reward return")
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(color="#dddddd", linewidth=0.5)
