@@ -79,11 +79,14 @@ def test_the_log_has_drivers_from_careful_to_reckless_and_relays_of_them() -> No
 @pytest.mark.skipif(
     PYTHON not in os.environ, reason=f"MetaDrive needs a Python of its own: run `make driving` and set {PYTHON}"
 )
-def test_the_careful_cost_nothing_and_the_fast_arrive_at_a_cost() -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_careful_cost_next_to_nothing_and_the_fast_arrive_at_a_cost() -> None:
     careful = Driver(speed=9.5, gap=7.0, headway=1.5, noise_sd=0.0)
     fast = Driver(speed=40.0, gap=3.0, headway=0.8, noise_sd=0.0)
     slow, quick = (rollout("metadrive/easysparse", driver, (4,), rng_seed=0)[0] for driver in (careful, fast))
-    assert (slow.truncated, slow.cost_returns[0]) == (True, 0.0)
+    assert slow.truncated
+    assert slow.cost_returns[0] < 0.01  # what nearness costs, at most 1e-4 a step
     assert slow.reward_return > 200
     assert quick.terminated
     assert quick.reward_return > 400
