@@ -4,10 +4,10 @@ import numpy as np
 import torch
 
 from safehold.core.spec import TaskSpec
+from safehold.learn.actions import Continuous, box_of
 from safehold.learn.checkpoint import match_tensors
 from safehold.learn.learner import State
-from safehold.learn.offline.actions import Continuous, box_of
-from safehold.learn.offline.actor_critic import Transitions
+from safehold.learn.transitions import Transitions
 from safehold.nn.tensors import to_tensor
 from safehold.rollout.steps import StepBatch
 

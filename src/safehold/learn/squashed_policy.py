@@ -8,8 +8,8 @@ from jaxtyping import Float, Float32
 from safehold.core.errors import DataError
 from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import Box
+from safehold.learn.actions import middle_and_half
 from safehold.learn.gaussian_policy import GaussianPolicy
-from safehold.learn.offline.actions import middle_and_half
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.mlp import linear_layers
 from safehold.nn.tensors import to_array

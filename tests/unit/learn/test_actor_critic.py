@@ -11,8 +11,8 @@ from safehold.core.spec import Box, Discrete, TaskSpec
 from safehold.data.batches import TransitionBatch, TransitionSampler
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
+from safehold.learn.actions import Continuous
 from safehold.learn.learner import State
-from safehold.learn.offline.actions import Continuous
 from safehold.learn.offline.actor_critic import (
     ActorCriticConfig,
     LimitedConfig,

@@ -13,7 +13,7 @@ from safehold.core.errors import DataError
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.spec import Box, Discrete, TaskSpec
 from safehold.data.dataset import OfflineDataset
-from safehold.learn.offline.actions import Continuous, OneOf, code_of
+from safehold.learn.actions import Continuous, OneOf, code_of
 from safehold.workflows.train import METHODS, load, preset, train
 
 STEPS = 12

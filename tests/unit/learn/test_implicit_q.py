@@ -13,7 +13,8 @@ from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
 from safehold.envs.toy import rain
 from safehold.learn.fit import OfflineRun, fit
-from safehold.learn.offline.implicit_q import advantage_weights, expectile_loss, least, squared_error
+from safehold.learn.offline.actor_critic import critic_loss
+from safehold.learn.offline.implicit_q import advantage_weights, expectile_loss, least
 from safehold.learn.offline.iql import IQLConfig, IQLLearner, IQLPolicy, weighted_likelihood_loss
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.testing.learner_contract import LearnerContract
@@ -38,7 +39,7 @@ def test_losses_are_sums_over_gains_and_means_over_the_batch() -> None:
     by_hand = np.mean([sum(abs(0.8 - (u < 0)) * u**2 for u in row) for row in difference])
     assert expectile_loss(torch.from_numpy(difference), 0.8).item() == pytest.approx(by_hand)
     by_hand = np.mean([sum((said[b, m, s] - wanted[b, s]) ** 2 for m in range(2) for s in range(3)) for b in range(6)])
-    assert squared_error(torch.from_numpy(said), torch.from_numpy(wanted)).item() == pytest.approx(by_hand)
+    assert critic_loss(torch.from_numpy(said), torch.from_numpy(wanted)).item() == pytest.approx(by_hand)
 
 
 def test_the_most_pessimistic_critic_counts_and_no_cost_is_below_nothing() -> None:

@@ -12,8 +12,8 @@ from safehold.core.spec import TaskSpec
 from safehold.data.batches import TransitionSampler
 from safehold.data.normalise import Normaliser
 from safehold.envs.toy import rain
+from safehold.learn.actions import Continuous
 from safehold.learn.fit import OfflineRun, fit
-from safehold.learn.offline.actions import Continuous
 from safehold.learn.offline.actor_critic import transitions_of
 from safehold.learn.offline.implicit_q import Advantages
 from safehold.learn.offline.lspc import (

@@ -17,7 +17,7 @@ from safehold.core.constraint import Limit
 from safehold.core.spec import Box, TaskSpec
 from safehold.learn.multiplier import LogMultiplier, ScalarMultiplier
 from safehold.learn.offline import coptidice
-from safehold.learn.offline.actor_critic import Transitions, critic_loss, discounted_limit, least
+from safehold.learn.offline.actor_critic import critic_loss, discounted_limit, least
 from safehold.learn.offline.bcq_lag import PRESETS as BCQ_PRESETS
 from safehold.learn.offline.bcq_lag import Perturbation
 from safehold.learn.offline.bear_lag import PRESETS as BEAR_PRESETS
@@ -27,6 +27,7 @@ from safehold.learn.offline.coptidice import COptiDICEConfig, CostBound
 from safehold.learn.offline.cpq import PRESETS as CPQ_PRESETS
 from safehold.learn.offline.cpq import furthest, penalised, penalised_critic_loss, penalised_gain, within
 from safehold.learn.offline.lagrangian import backed_up, lagrangian, mixed
+from safehold.learn.transitions import Transitions
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.ensemble import Critics, Ensemble
 from safehold.nn.mlp import linear_layers

@@ -13,10 +13,10 @@ from safehold.core.seeding import Streams
 from safehold.core.spec import Box, TaskSpec
 from safehold.learn.multiplier import MultiplierConfig
 from safehold.learn.multiplier_network import MultiplierNetworkConfig
-from safehold.learn.offline.actor_critic import Transitions
 from safehold.learn.online.sac import SACConfig, SACLearner
 from safehold.learn.online.sac_lag import SACLagConfig, ScalarPrice, sac_lag
 from safehold.learn.online.statewise_lag import StateConstraint, StatePrice, StatewiseLagConfig, statewise_lag
+from safehold.learn.transitions import Transitions
 from safehold.rollout.steps import FinishedEpisode
 
 CORE = SACConfig(hidden=(5,), batch_size=8, capacity=64, random_steps=0, gradient_steps=1 / 32, initial_temperature=0.3)

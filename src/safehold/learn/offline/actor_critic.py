@@ -6,7 +6,6 @@ comes out in `policy`. Batches, saving, resuming and refusals are here.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -21,11 +20,12 @@ from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import TaskSpec
 from safehold.data.batches import TransitionBatch
 from safehold.data.normalise import Normaliser
+from safehold.learn.actions import Continuous, box_of
 from safehold.learn.gaussian_policy import OBSERVATION_CLIP
 from safehold.learn.learner import Metrics, State
-from safehold.learn.offline.actions import Continuous, box_of
 from safehold.learn.offline.learnt import Learnt, identity, require_identity
 from safehold.learn.parts import Kept, parts_of, restore_all, state_of
+from safehold.learn.transitions import Transitions
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.distributions import TanhGaussian
 from safehold.nn.randomness import OwnGenerator, drawn_generator
@@ -84,21 +84,6 @@ def discounted_limit(limit: float, horizon: int, config: ActorCriticConfig) -> f
     """
     share = 1.0 - config.discount**horizon if config.timeouts == "terminal" else 1.0
     return limit * share / ((1.0 - config.discount) * horizon)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transitions:
-    """B steps as networks have them: observations normalised, actions in [-1, 1], rewards scaled, costs in cost units.
-
-    `goes_on` is 1 where the next state counts, and 0 where nothing follows.
-    """
-
-    observations: Float[Tensor, "B o"]
-    actions: Float[Tensor, "B a"]
-    rewards: Float[Tensor, "B"]
-    costs: Float[Tensor, "B k"]
-    next_observations: Float[Tensor, "B o"]
-    goes_on: Float[Tensor, "B"]
 
 
 def transitions_of(
@@ -245,5 +230,5 @@ def least(values: Float[Tensor, "*B m s"]) -> Float[Tensor, "*B s"]:
 
 
 def critic_loss(said: Float[Tensor, "B m s"], wanted: Float[Tensor, "B s"]) -> Float[Tensor, ""]:
-    """Mean over the batch of the squared errors, summed over networks and signals."""
+    """Mean over the batch of (Q - wanted)^2, summed over networks and signals; of IQL its Eq. (6)."""
     return (said - wanted[:, None]).square().sum(dim=(-2, -1)).mean()

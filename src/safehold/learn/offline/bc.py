@@ -19,10 +19,10 @@ from safehold.data.batches import TransitionBatch
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
 from safehold.data.select import at_or_under, near_frontier
+from safehold.learn.actions import code_of
 from safehold.learn.checkpoint import load_checkpoint, module_tensors, restore_module, save_checkpoint, take
 from safehold.learn.gaussian_policy import GaussianPolicy, freeze, normalise
 from safehold.learn.learner import Metrics, State
-from safehold.learn.offline.actions import code_of
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import mlp

@@ -13,9 +13,9 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from safehold.core.spec import TaskSpec
+from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, Transitions, critic_loss, least
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, critic_loss, least
 from safehold.learn.offline.behaviour_model import (
     CODE_CLIP,
     behaviour_loss,
@@ -33,6 +33,7 @@ from safehold.learn.offline.lagrangian import (
     value_metrics,
 )
 from safehold.learn.parts import Kept, Part, SlowCopy
+from safehold.learn.transitions import Transitions
 from safehold.nn.ensemble import Critics
 from safehold.nn.mlp import mlp
 from safehold.nn.randomness import drawn_generator

@@ -11,10 +11,10 @@ from jaxtyping import Float
 from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
+from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
 from safehold.learn.multiplier import LogMultiplier
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, Transitions, critic_loss, least
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, critic_loss, least
 from safehold.learn.offline.behaviour_model import behaviour_loss, behaviour_model, likely_codes, reconstruction
 from safehold.learn.offline.lagrangian import (
     LagrangianConfig,
@@ -26,6 +26,7 @@ from safehold.learn.offline.lagrangian import (
     value_metrics,
 )
 from safehold.learn.parts import Kept, Part, SlowCopy
+from safehold.learn.transitions import Transitions
 from safehold.nn.ensemble import Critics
 from safehold.nn.randomness import drawn_generator
 from safehold.nn.tensors import in_parts

@@ -9,8 +9,9 @@ from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from safehold.core.spec import TaskSpec
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import LimitedConfig, Transitions
+from safehold.learn.actions import box_of
+from safehold.learn.offline.actor_critic import LimitedConfig
+from safehold.learn.transitions import Transitions
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.variational import ActionAutoencoder, divergence_from_prior
 

@@ -20,9 +20,9 @@ from safehold.core.errors import UsageError
 from safehold.core.policy import Actor
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
+from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorCriticLearnt, Transitions, seen
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorCriticLearnt, seen
 from safehold.learn.offline.implicit_q import (
     Advantages,
     ImplicitQ,
@@ -33,6 +33,7 @@ from safehold.learn.offline.implicit_q import (
     least,
 )
 from safehold.learn.parts import Kept, Part
+from safehold.learn.transitions import Transitions
 from safehold.nn.actors import DeterministicActor
 from safehold.nn.ensemble import Critics
 from safehold.nn.randomness import drawn_generator

@@ -17,7 +17,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from safehold.core.spec import TaskSpec
-from safehold.learn.offline.actions import code_of
+from safehold.learn.actions import code_of
 from safehold.learn.offline.dial import DialConfig
 from safehold.nn.dropout import Dropout
 from safehold.nn.transformer import CausalTransformer, initialise

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
-from safehold.learn.offline.actions import code_of
+from safehold.learn.actions import code_of
 from safehold.learn.offline.cdt_network import CDTConfig, CDTNetwork
 from safehold.learn.offline.dial import DialConfig, DialFamily, ToGo, as_tensor
 from safehold.nn.tensors import to_array

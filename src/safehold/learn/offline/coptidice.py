@@ -17,16 +17,9 @@ from torch import Tensor, nn
 from safehold.core.spec import TaskSpec
 from safehold.data.normalise import Normaliser
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actor_critic import (
-    ActorCriticLearner,
-    LimitedConfig,
-    ModePolicy,
-    Transitions,
-    least,
-    seen,
-    thresholds,
-)
+from safehold.learn.offline.actor_critic import ActorCriticLearner, LimitedConfig, ModePolicy, least, seen, thresholds
 from safehold.learn.parts import Kept, Part
+from safehold.learn.transitions import Transitions
 from safehold.nn.distributions import DiagonalGaussian, TanhGaussian
 from safehold.nn.ensemble import Ensemble
 from safehold.nn.randomness import drawn_generator

@@ -12,19 +12,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
 from safehold.learn.multiplier import LogMultiplier
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import (
-    ActorCriticLearner,
-    ModePolicy,
-    Transitions,
-    critic_loss,
-    least,
-    thresholds,
-)
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, critic_loss, least, thresholds
 from safehold.learn.offline.behaviour_model import BehaviourConfig, behaviour_loss, behaviour_model, reconstruction
 from safehold.learn.parts import Kept, Part, SlowCopy
+from safehold.learn.transitions import Transitions
 from safehold.nn.ensemble import Critics
 from safehold.nn.randomness import drawn_generator
 from safehold.nn.tensors import in_parts, to_tensor

@@ -23,9 +23,9 @@ from safehold.core.target import Target
 from safehold.data.augment import Augmentation, beyond_frontier
 from safehold.data.batches import SequenceBatch, SequenceSampler, even_weights, low_cost_weights
 from safehold.data.dataset import OfflineDataset
+from safehold.learn.actions import code_of
 from safehold.learn.checkpoint import module_tensors, restore_module, take
 from safehold.learn.learner import Metrics, State
-from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.learnt import Learnt, identity, require_identity
 from safehold.learn.offline.scales import Feature, Scales
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser

@@ -34,12 +34,12 @@ from safehold.core.seeding import Streams
 from safehold.core.target import Target
 from safehold.data.dataset import OfflineDataset
 from safehold.data.normalise import Normaliser
+from safehold.learn.actions import box_of, middle_and_half
 from safehold.learn.checkpoint import module_tensors, restore_module, take
 from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.gaussian_policy import OBSERVATION_CLIP
 from safehold.learn.hooks import Hook
 from safehold.learn.learner import Metrics, State
-from safehold.learn.offline.actions import box_of, middle_and_half
 from safehold.learn.offline.held_out import units_of
 from safehold.learn.offline.logged import Answering, History, Windows
 from safehold.learn.optimiser import optimiser_tensors, require_state, restore_optimiser

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from safehold.core.errors import UsageError
 from safehold.data.dataset import OfflineDataset
-from safehold.learn.offline.actions import box_of, middle_and_half
+from safehold.learn.actions import box_of, middle_and_half
 from safehold.learn.offline.logged import Answering, History
 
 _AT_ONCE = 4096  # windows in one pass

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from safehold.core.spec import TaskSpec
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actor_critic import ActorCriticConfig, Transitions
+from safehold.learn.offline.actor_critic import ActorCriticConfig, critic_loss
 from safehold.learn.parts import Kept, Part, SlowCopy
+from safehold.learn.transitions import Transitions
 from safehold.nn.ensemble import Critics, Ensemble
 from safehold.nn.randomness import drawn_generator
 
@@ -85,10 +86,11 @@ class ImplicitQ:
             value = torch.minimum(self.value.network(batch.observations), self._ceilings)
             then = torch.minimum(self.value.network(batch.next_observations), self._ceilings)
             wanted = gains + self._config.discount * batch.goes_on[:, None] * then
-        critic_loss = self.critic.descend(squared_error(self.critic.network(batch.observations, batch.actions), wanted))
+        said = self.critic.network(batch.observations, batch.actions)
+        fit_loss = self.critic.descend(critic_loss(said, wanted))
         self.slow.follow()
         means = {f"value.{i}": float(mean) for i, mean in enumerate(value.mean(dim=0))}
-        return Advantages(judged - value, value), {"value_loss": value_loss, "critic_loss": critic_loss, **means}
+        return Advantages(judged - value, value), {"value_loss": value_loss, "critic_loss": fit_loss, **means}
 
 
 def gains_of(batch: Transitions) -> Float[Tensor, "B s"]:
@@ -113,11 +115,6 @@ def expectile_loss(difference: Float[Tensor, "B s"], expectile: float) -> Float[
     """
     weight = torch.where(difference < 0.0, 1.0 - expectile, expectile)
     return (weight * difference.square()).mean(dim=0).sum()
-
-
-def squared_error(said: Float[Tensor, "B m s"], wanted: Float[Tensor, "B s"]) -> Float[Tensor, ""]:
-    """Mean over the batch of (Q - (gain + gamma V'))^2, summed over members and gains.   [IQL, Eq. (6)]."""
-    return (said - wanted[:, None, :]).square().mean(dim=0).sum()
 
 
 def advantage_weights(advantage: Float[Tensor, "B"], temperature: float, largest: float) -> Float[Tensor, "B"]:

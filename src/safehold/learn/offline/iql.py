@@ -12,11 +12,12 @@ from torch import Tensor
 
 from safehold.core.config import Config
 from safehold.core.spec import TaskSpec
+from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, Transitions
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy
 from safehold.learn.offline.implicit_q import ImplicitQ, ImplicitQConfig, advantage_weights
 from safehold.learn.parts import Kept, Part
+from safehold.learn.transitions import Transitions
 from safehold.nn.actors import GaussianActor
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.randomness import drawn_generator

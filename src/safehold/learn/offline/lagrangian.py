@@ -16,8 +16,9 @@ from safehold.core.constraint import Limit
 from safehold.core.spec import TaskSpec
 from safehold.learn.learner import Metrics, State
 from safehold.learn.multiplier import MultiplierConfig, ScalarMultiplier
-from safehold.learn.offline.actor_critic import Transitions, thresholds
+from safehold.learn.offline.actor_critic import thresholds
 from safehold.learn.offline.behaviour_model import BehaviourConfig
+from safehold.learn.transitions import Transitions
 from safehold.nn.tensors import to_tensor
 
 

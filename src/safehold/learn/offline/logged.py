@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float, Int
 from safehold.core.errors import UsageError
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.data.dataset import OfflineDataset
+from safehold.learn.actions import box_of, middle_and_half
 from safehold.learn.gaussian_policy import GaussianPolicy
-from safehold.learn.offline.actions import box_of, middle_and_half
 from safehold.learn.offline.actor_critic import ActorPolicy
 from safehold.learn.offline.cdt_network import Inputs
 from safehold.learn.offline.cdt_policy import CDTPolicyFamily

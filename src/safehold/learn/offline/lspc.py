@@ -22,9 +22,9 @@ from safehold.core.errors import UsageError
 from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
+from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorCriticLearnt, Transitions, seen
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorCriticLearnt, seen
 from safehold.learn.offline.implicit_q import (
     Advantages,
     ImplicitQ,
@@ -34,6 +34,7 @@ from safehold.learn.offline.implicit_q import (
     gains_of,
 )
 from safehold.learn.parts import Kept, Part
+from safehold.learn.transitions import Transitions
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import mlp
 from safehold.nn.randomness import drawn_generator

@@ -17,8 +17,8 @@ from safehold.core.errors import ModelError
 from safehold.core.spec import TaskSpec
 from safehold.core.target import Target
 from safehold.data.batches import SequenceBatch
+from safehold.learn.actions import code_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actions import code_of
 from safehold.learn.offline.dial import DialConfig, DialFamily, DialLearner, ToGo, as_tensor
 from safehold.nn.mlp import mlp
 from safehold.nn.randomness import drawn_generator

@@ -16,14 +16,14 @@ from safehold.core.config import Config
 from safehold.core.errors import DataError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
+from safehold.learn.actions import box_of
 from safehold.learn.cost_value import CostValue
 from safehold.learn.learner import Metrics, State
-from safehold.learn.offline.actions import box_of
-from safehold.learn.offline.actor_critic import Transitions
 from safehold.learn.online.limited import episode_metrics
 from safehold.learn.parts import Kept, Part, SlowCopy, parts_of, restore_all, state_of
 from safehold.learn.replay import ReplayBuffer
 from safehold.learn.squashed_policy import SquashedExplorer, SquashedPolicy, UniformExplorer, freeze_squashed
+from safehold.learn.transitions import Transitions
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.ensemble import Critics
 from safehold.nn.tensors import torch_generator

@@ -14,9 +14,9 @@ from safehold.core.spec import TaskSpec
 from safehold.learn.cost_value import CostValue, DiscountedMaximum, DiscountedSum
 from safehold.learn.learner import Metrics, State
 from safehold.learn.multiplier_network import MultiplierField, MultiplierNetwork, MultiplierNetworkConfig
-from safehold.learn.offline.actor_critic import Transitions
 from safehold.learn.online.limited import checked_limit
 from safehold.learn.online.sac import SACConfig, SACLearner
+from safehold.learn.transitions import Transitions
 from safehold.nn.tensors import torch_generator
 from safehold.rollout.steps import FinishedEpisode
 
