@@ -230,5 +230,5 @@ def least(values: Float[Tensor, "*B m s"]) -> Float[Tensor, "*B s"]:
 
 
 def critic_loss(said: Float[Tensor, "B m s"], wanted: Float[Tensor, "B s"]) -> Float[Tensor, ""]:
-    """Mean over the batch of (Q - wanted)^2, summed over networks and signals; of IQL its Eq. (6)."""
+    """Mean over the batch of (Q - wanted)^2, summed over networks and signals; L_Q of [IQL]."""
     return (said - wanted[:, None]).square().sum(dim=(-2, -1)).mean()

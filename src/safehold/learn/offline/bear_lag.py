@@ -162,7 +162,7 @@ def maximum_mean_discrepancy(
     """How far apart the distributions are that two samples come from, an observation each.
 
     MMD^2 = mean k(x, x') + mean k(y, y') - 2 mean k(x, y), k(x, y) = exp(-|x - y|^2 / (2 width)), with pairs of a
-    number and itself; the root is taken of MMD^2 + 1e-6, whose slope is finite at 0.   [BEAR, Sec. 4; OSRL]
+    number and itself; the root is taken of MMD^2 + 1e-6, whose slope is finite at 0.   [BEAR, its sampled MMD; OSRL]
     """
 
     def likeness(a: Float[Tensor, "B n a"], b: Float[Tensor, "B n a"]) -> Float[Tensor, "B"]:

@@ -1,6 +1,6 @@
 """The behaviour model of BCQ-Lag, BEAR-Lag and CPQ: what the log would do, and what it hardly knows.
 
-[BCQ, arXiv 1812.02900, Sec. 4 and Appendix D; OSRL, common/net.py]
+[BCQ, arXiv 1812.02900, its generative model; OSRL, common/net.py]
 """
 
 import torch
@@ -51,7 +51,7 @@ def reconstruction(
 def behaviour_loss(
     decoded: Float[Tensor, "B a"], actions: Float[Tensor, "B a"], code: DiagonalGaussian, divergence_weight: float
 ) -> Float[Tensor, ""]:
-    """|decoded - a|^2 + beta KL(q(z | o, a) || N(0, I)), each a mean over its entries.   [BCQ, Appendix D]."""
+    """|decoded - a|^2 + beta KL(q(z | o, a) || N(0, I)), each a mean over its entries.   [BCQ, loss of the variational autoencoder]."""
     divergence = divergence_from_prior(code).mean() / code.mean.shape[-1]
     return (decoded - actions).square().mean() + divergence_weight * divergence
 

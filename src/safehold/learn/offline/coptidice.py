@@ -248,7 +248,7 @@ def cost_surplus(
 ) -> Float[Tensor, "B k"]:
     """What chi makes of a step's cost: (1 - gamma) chi(s_0) + w (c + gamma chi(s') - chi(s)).
 
-    [COptiDICE, Sec. 3.3, conservative constraint; a first state is drawn beside every step]
+    [COptiDICE, cost-conservative constraint; a first state is drawn beside every step]
     """
     follows = discount * batch.goes_on[:, None] * there
     return (1.0 - discount) * first + weights[:, None] * (batch.costs + follows - here)
@@ -257,7 +257,7 @@ def cost_surplus(
 def upper_bound(surplus: Float[Tensor, "B k"], tau: Float[Tensor, "k"], cost_divergence: float) -> Float[Tensor, "k"]:
     """A bound: tau log E[exp(surplus / tau)] + tau epsilon, which chi and tau make as small as it can be.
 
-    Of all reweightings of the log within epsilon nats it is the one that costs most.   [COptiDICE, Sec. 3.3, dual]
+    Of all reweightings of the log within epsilon nats it is the one that costs most.   [COptiDICE, dual of the upper bound]
     """
     exponents = torch.logsumexp(surplus / tau, dim=0) - math.log(len(surplus))
     return tau * (exponents + cost_divergence)

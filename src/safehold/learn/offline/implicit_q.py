@@ -109,7 +109,7 @@ def least(said: Float[Tensor, "B m s"], ceilings: Float[Tensor, "s"]) -> Float[T
 
 
 def expectile_loss(difference: Float[Tensor, "B s"], expectile: float) -> Float[Tensor, ""]:
-    """Mean over the batch of |tau - 1(u < 0)| u^2, u = Q - V, summed over the gains.   [IQL, Eq. (5)].
+    """Mean over the batch of |tau - 1(u < 0)| u^2, u = Q - V, summed over the gains.   [IQL, L_V].
 
     It is least where V is the tau-expectile of Q.
     """
@@ -118,7 +118,7 @@ def expectile_loss(difference: Float[Tensor, "B s"], expectile: float) -> Float[
 
 
 def advantage_weights(advantage: Float[Tensor, "B"], temperature: float, largest: float) -> Float[Tensor, "B"]:
-    """min(exp(beta A), largest).   [IQL, Eq. (7); AWR, arXiv 1910.00177, Sec. 5.2].
+    """min(exp(beta A), largest).   [IQL, the weights of L_pi; AWR, arXiv 1910.00177].
 
     The exponent is cut before it is taken, so that nothing overflows.
     """

@@ -95,5 +95,5 @@ class IQLLearner(ActorCriticLearner[IQLConfig, IQLPolicy]):
 def weighted_likelihood_loss(
     said: DiagonalGaussian, actions: Float[Tensor, "B a"], weights: Float[Tensor, "B"]
 ) -> Float[Tensor, ""]:
-    """-mean w log pi(a | s), w = min(exp(beta A), largest).   [IQL, Eq. (7)]."""
+    """-mean w log pi(a | s), w = min(exp(beta A), largest).   [IQL, L_pi]."""
     return -(weights * said.log_density(actions)).mean()
