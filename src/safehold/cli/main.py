@@ -55,6 +55,7 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "bc": "behaviour cloning, of all episodes or of those that keep limits",
             "lspc": "latent safety-prioritised constraints: reward within a box of safe actions, a dial for the box",
             "caps": "constraint-adaptive policy switching: a few policies, and a dial for the limit they are chosen by",
+            "ccac": "actor and critics that are told what may still be spent: a dial for the limit",
             "iql": "implicit Q-learning: reward alone, no limit; what a limit costs is seen beside it",
             "bcq-lag": "batch-constrained Q-learning with multipliers: near the log's actions, for stated limits",
             "bear-lag": "BEAR with multipliers: within the support of the log's actions, for stated limits",

@@ -1,4 +1,4 @@
-"""A conditional variational autoencoder over actions: what a log does at an observation, behind a latent code.
+"""A conditional variational autoencoder: what a log does at an observation, or meets at a threshold, behind a code.
 
 [Sohn et al., NeurIPS 2015; over actions as in BCQ, arXiv 1812.02900]
 """
@@ -16,35 +16,35 @@ LOG_SD_RANGE = (-4.0, 15.0)
 """Of the code given observation and action, as in BCQ's code."""
 
 
-class ActionAutoencoder(nn.Module):
-    """Encoder q(z | o, a) and decoder a = tanh(g(o, z)); the prior of z is standard normal.
+class ConditionalAutoencoder(nn.Module):
+    """Encoder q(z | c, x) and decoder g(c, z) of things x under conditions c; the prior of z is standard normal.
 
-    Actions are in [-1, 1]. What is decoded may have any number of axes before the last.
+    Actions at observations, in [-1, 1], are tanh(g). What is decoded may have any number of axes before the last.
     """
 
     def __init__(
-        self, observations: int, actions: int, latent: int, hidden: Sequence[int], *, generator: torch.Generator
+        self, conditions: int, things: int, latent: int, hidden: Sequence[int], *, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.latent = latent
-        self.encoder = mlp((observations + actions, *hidden, 2 * latent), generator=generator, activation=nn.ReLU)
+        self.encoder = mlp((conditions + things, *hidden, 2 * latent), generator=generator, activation=nn.ReLU)
         self.decoder = mlp(
-            (observations + latent, *hidden, actions), generator=generator, activation=nn.ReLU, output_gain=0.01
+            (conditions + latent, *hidden, things), generator=generator, activation=nn.ReLU, output_gain=0.01
         )
 
-    def encode(self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]) -> DiagonalGaussian:
-        """q(z | o, a)."""
-        mean, log_sd = self.encoder(torch.cat([observations, actions], dim=-1)).chunk(2, dim=-1)
+    def encode(self, conditions: Float[Tensor, "B c"], things: Float[Tensor, "B x"]) -> DiagonalGaussian:
+        """q(z | c, x)."""
+        mean, log_sd = self.encoder(torch.cat([conditions, things], dim=-1)).chunk(2, dim=-1)
         return DiagonalGaussian(mean, log_sd.clamp(*LOG_SD_RANGE))
 
-    def raw(self, observations: Float[Tensor, "*B o"], code: Float[Tensor, "*B z"]) -> Float[Tensor, "*B a"]:
-        """g(o, z): actions before the tanh."""
-        raw: Tensor = self.decoder(torch.cat([observations, code], dim=-1))
+    def raw(self, conditions: Float[Tensor, "*B c"], code: Float[Tensor, "*B z"]) -> Float[Tensor, "*B x"]:
+        """g(c, z): things as they are, or actions before the tanh."""
+        raw: Tensor = self.decoder(torch.cat([conditions, code], dim=-1))
         return raw
 
-    def decode(self, observations: Float[Tensor, "*B o"], code: Float[Tensor, "*B z"]) -> Float[Tensor, "*B a"]:
-        """tanh(g(o, z)): actions."""
-        return torch.tanh(self.raw(observations, code))
+    def decode(self, conditions: Float[Tensor, "*B c"], code: Float[Tensor, "*B z"]) -> Float[Tensor, "*B x"]:
+        """tanh(g(c, z)): actions."""
+        return torch.tanh(self.raw(conditions, code))
 
 
 def divergence_from_prior(code: DiagonalGaussian) -> Float[Tensor, "B"]:

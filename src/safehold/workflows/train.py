@@ -26,6 +26,7 @@ from safehold.learn.offline import (
     bcq_lag,
     bear_lag,
     caps,
+    ccac,
     cdt,
     cdt_network,
     cdt_policy,
@@ -267,6 +268,16 @@ def _actor_critic(
     return _of_learnt(learnt, learner, presets, build)
 
 
+def _build_ccac(
+    dataset: OfflineDataset, config: ccac.CCACConfig, seed: int, place: Place = HERE
+) -> tuple[Learner[Any, Any], Sampler[Any]]:
+    """As all methods on single steps, of a log with thresholds."""
+    _refuse_elsewhere(ccac.KIND, place)
+    log = ccac.with_thresholds(dataset, config)
+    made = ccac.CCACLearner(dataset.spec, Normaliser.fit(log.observations), config, seed)
+    return made, TransitionSampler(log, config.batch_size)
+
+
 def _build_coptidice(
     dataset: OfflineDataset, config: coptidice.COptiDICEConfig, seed: int, place: Place = HERE
 ) -> tuple[Learner[Any, Any], Sampler[Any]]:
@@ -299,6 +310,7 @@ METHODS: Mapping[str, _Method] = {
     rvs.KIND: _of_learnt(rvs.RvSPolicyFamily, rvs.RvSLearner, rvs.PRESETS, _build_rvs),
     iql.KIND: _actor_critic(iql.IQLPolicy, iql.IQLLearner, iql.PRESETS),
     caps.KIND: _actor_critic(caps.CAPSFamily, caps.CAPSLearner, caps.PRESETS),
+    ccac.KIND: _of_learnt(ccac.CCACFamily, ccac.CCACLearner, ccac.PRESETS, _build_ccac),
     lspc.KIND: _actor_critic(lspc.LSPCFamily, lspc.LSPCLearner, lspc.PRESETS),
     bcq_lag.KIND: _actor_critic(bcq_lag.BCQLagPolicy, bcq_lag.BCQLagLearner, bcq_lag.PRESETS),
     bear_lag.KIND: _actor_critic(bear_lag.BEARLagPolicy, bear_lag.BEARLagLearner, bear_lag.PRESETS),

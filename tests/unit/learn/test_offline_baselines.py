@@ -16,13 +16,13 @@ from safehold.data.normalise import Normaliser
 from safehold.learn.learner import Learner, State
 from safehold.learn.multiplier import LogMultiplier
 from safehold.learn.offline import bcq_lag, bear_lag, coptidice, cpq
-from safehold.learn.offline.actor_critic import critic_loss, least
+from safehold.learn.offline.actor_critic import backed_up, critic_loss, least
 from safehold.learn.offline.bcq_lag import BCQLagConfig, BCQLagLearner
 from safehold.learn.offline.bear_lag import BEARLagConfig, BEARLagLearner, maximum_mean_discrepancy
 from safehold.learn.offline.behaviour_model import behaviour_loss
 from safehold.learn.offline.coptidice import COptiDICEConfig, COptiDICELearner
 from safehold.learn.offline.cpq import CPQConfig, CPQLearner, furthest, penalised, penalised_critic_loss
-from safehold.learn.offline.lagrangian import backed_up, best, lagrangian, mixed
+from safehold.learn.offline.lagrangian import best, lagrangian, mixed
 from safehold.learn.transitions import Transitions
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.testing.learner_contract import LearnerContract

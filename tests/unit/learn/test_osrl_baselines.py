@@ -17,7 +17,7 @@ from safehold.core.constraint import Limit
 from safehold.core.spec import Box, TaskSpec
 from safehold.learn.multiplier import LogMultiplier, ScalarMultiplier
 from safehold.learn.offline import coptidice
-from safehold.learn.offline.actor_critic import critic_loss, discounted_limit, least
+from safehold.learn.offline.actor_critic import backed_up, critic_loss, discounted_limit, least
 from safehold.learn.offline.bcq_lag import PRESETS as BCQ_PRESETS
 from safehold.learn.offline.bcq_lag import Perturbation
 from safehold.learn.offline.bear_lag import PRESETS as BEAR_PRESETS
@@ -26,12 +26,12 @@ from safehold.learn.offline.behaviour_model import CODE_CLIP, behaviour_loss
 from safehold.learn.offline.coptidice import COptiDICEConfig, CostBound
 from safehold.learn.offline.cpq import PRESETS as CPQ_PRESETS
 from safehold.learn.offline.cpq import furthest, penalised, penalised_critic_loss, penalised_gain, within
-from safehold.learn.offline.lagrangian import backed_up, lagrangian, mixed
+from safehold.learn.offline.lagrangian import lagrangian, mixed
 from safehold.learn.transitions import Transitions
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.ensemble import Critics, Ensemble
 from safehold.nn.mlp import linear_layers
-from safehold.nn.variational import ActionAutoencoder, divergence_from_prior
+from safehold.nn.variational import ConditionalAutoencoder, divergence_from_prior
 
 FILE = Path("tests/data/osrl-baselines.npz")
 SPEC = TaskSpec(env_id="test/OSRL", observation_size=5, action=Box((-1.0, -1.0), (1.0, 1.0)), horizon=30)
@@ -112,8 +112,8 @@ def critics_of(theirs: Theirs, name: str, old: str = "") -> Critics:
     return critics
 
 
-def autoencoder_of(theirs: Theirs) -> ActionAutoencoder:
-    autoencoder = ActionAutoencoder(5, 2, 4, (8, 8), generator=generator())
+def autoencoder_of(theirs: Theirs) -> ConditionalAutoencoder:
+    autoencoder = ConditionalAutoencoder(5, 2, 4, (8, 8), generator=generator())
     put(autoencoder.encoder, theirs.layers("vae", ("e1", "e2", "mean+log_std")))
     put(autoencoder.decoder, theirs.layers("vae", ("d1", "d2", "d3")))
     return autoencoder

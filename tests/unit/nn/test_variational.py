@@ -3,7 +3,7 @@ from torch.distributions import Normal, kl_divergence
 
 from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.tensors import torch_generator
-from safehold.nn.variational import LOG_SD_RANGE, ActionAutoencoder, divergence_from_prior
+from safehold.nn.variational import LOG_SD_RANGE, ConditionalAutoencoder, divergence_from_prior
 
 
 def test_divergence_from_the_prior_is_that_of_torch():
@@ -13,7 +13,7 @@ def test_divergence_from_the_prior_is_that_of_torch():
 
 
 def test_codes_are_of_a_bounded_spread_and_actions_within_theirs():
-    autoencoder = ActionAutoencoder(3, 2, 5, (8, 8), generator=torch_generator(0))
+    autoencoder = ConditionalAutoencoder(3, 2, 5, (8, 8), generator=torch_generator(0))
     far = 1e4 * torch.randn((9, 3), generator=torch_generator(1))
     code = autoencoder.encode(far, torch.ones(9, 2))
     assert code.mean.shape == code.log_sd.shape == (9, 5)
@@ -23,7 +23,7 @@ def test_codes_are_of_a_bounded_spread_and_actions_within_theirs():
 
 
 def test_decodes_many_codes_of_one_observation():
-    autoencoder = ActionAutoencoder(3, 2, 5, (8,), generator=torch_generator(0))
+    autoencoder = ConditionalAutoencoder(3, 2, 5, (8,), generator=torch_generator(0))
     seen = torch.randn((4, 3), generator=torch_generator(1))
     codes = torch.randn((4, 10, 5), generator=torch_generator(2))
     together = autoencoder.decode(seen[:, None].expand(-1, 10, -1), codes)

@@ -229,6 +229,15 @@ def least(values: Float[Tensor, "*B m s"]) -> Float[Tensor, "*B s"]:
     return values.amin(dim=-2)
 
 
+def backed_up(batch: Transitions, values: Float[Tensor, "B s"], discount: float) -> Float[Tensor, "B s"]:
+    """What critics are fitted to: x + gamma Q(s', a'), x the reward, then each cost; nothing follows an end.
+
+    Unlike [OSRL], where costs go on past every end, an end ends them as it ends rewards.
+    """
+    signals = torch.column_stack([batch.rewards, batch.costs])
+    return signals + discount * batch.goes_on[:, None] * values
+
+
 def critic_loss(said: Float[Tensor, "B m s"], wanted: Float[Tensor, "B s"]) -> Float[Tensor, ""]:
     """Mean over the batch of (Q - wanted)^2, summed over networks and signals; L_Q of [IQL]."""
     return (said - wanted[:, None]).square().sum(dim=(-2, -1)).mean()

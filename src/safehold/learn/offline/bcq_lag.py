@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from safehold.core.spec import TaskSpec
 from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, critic_loss, least
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, backed_up, critic_loss, least
 from safehold.learn.offline.behaviour_model import (
     CODE_CLIP,
     behaviour_loss,
@@ -26,7 +26,6 @@ from safehold.learn.offline.behaviour_model import (
 from safehold.learn.offline.lagrangian import (
     LagrangianConfig,
     Multipliers,
-    backed_up,
     best,
     lagrangian,
     mixed,

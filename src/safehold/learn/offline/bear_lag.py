@@ -14,12 +14,11 @@ from torch import Tensor
 from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
 from safehold.learn.multiplier import LogMultiplier
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, critic_loss, least
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, backed_up, critic_loss, least
 from safehold.learn.offline.behaviour_model import behaviour_loss, behaviour_model, likely_codes, reconstruction
 from safehold.learn.offline.lagrangian import (
     LagrangianConfig,
     Multipliers,
-    backed_up,
     best,
     lagrangian,
     mixed,

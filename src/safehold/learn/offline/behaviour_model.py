@@ -13,7 +13,7 @@ from safehold.learn.actions import box_of
 from safehold.learn.offline.actor_critic import LimitedConfig
 from safehold.learn.transitions import Transitions
 from safehold.nn.distributions import DiagonalGaussian
-from safehold.nn.variational import ActionAutoencoder, divergence_from_prior
+from safehold.nn.variational import ConditionalAutoencoder, divergence_from_prior
 
 CODE_CLIP = 0.5
 """Codes that actions are decoded from are held inside plus or minus this: likely ones alone."""
@@ -32,16 +32,16 @@ class BehaviourConfig(LimitedConfig):
     """Step size of the behaviour model's Adam."""
 
 
-def behaviour_model(spec: TaskSpec, config: BehaviourConfig, generator: torch.Generator) -> ActionAutoencoder:
+def behaviour_model(spec: TaskSpec, config: BehaviourConfig, generator: torch.Generator) -> ConditionalAutoencoder:
     """A fresh one; its code has two entries for each of the action's."""
     actions = box_of(spec).size
-    return ActionAutoencoder(
+    return ConditionalAutoencoder(
         spec.observation_size, actions, 2 * actions, config.autoencoder_hidden, generator=generator
     )
 
 
 def reconstruction(
-    model: ActionAutoencoder, batch: Transitions, generator: torch.Generator
+    model: ConditionalAutoencoder, batch: Transitions, generator: torch.Generator
 ) -> tuple[Float[Tensor, "B a"], DiagonalGaussian]:
     """The logged actions decoded from a draw of their codes, and the codes."""
     code = model.encode(batch.observations, batch.actions)
@@ -51,11 +51,11 @@ def reconstruction(
 def behaviour_loss(
     decoded: Float[Tensor, "B a"], actions: Float[Tensor, "B a"], code: DiagonalGaussian, divergence_weight: float
 ) -> Float[Tensor, ""]:
-    """|decoded - a|^2 + beta KL(q(z | o, a) || N(0, I)), each a mean over its entries.   [BCQ, loss of the variational autoencoder]."""
+    """|decoded - a|^2 + beta KL(q(z | o, a) || N(0, I)), each a mean over its entries.   [BCQ, its VAE]."""
     divergence = divergence_from_prior(code).mean() / code.mean.shape[-1]
     return (decoded - actions).square().mean() + divergence_weight * divergence
 
 
-def likely_codes(model: ActionAutoencoder, n: int, generator: torch.Generator) -> Float[Tensor, "n z"]:
+def likely_codes(model: ConditionalAutoencoder, n: int, generator: torch.Generator) -> Float[Tensor, "n z"]:
     """Codes drawn from the prior and held inside plus or minus `CODE_CLIP`."""
     return torch.randn(n, model.latent, generator=generator).clamp_(-CODE_CLIP, CODE_CLIP)

@@ -6,7 +6,6 @@ promises the most reward among those whose cost-to-go fits what is left of the l
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -16,13 +15,10 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from safehold.core.config import Config
-from safehold.core.errors import UsageError
-from safehold.core.policy import Actor
 from safehold.core.spec import TaskSpec
-from safehold.core.target import Target
 from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorCriticLearnt, seen
+from safehold.learn.offline.actor_critic import ActorCriticLearner, seen
 from safehold.learn.offline.implicit_q import (
     Advantages,
     ImplicitQ,
@@ -32,6 +28,7 @@ from safehold.learn.offline.implicit_q import (
     gains_of,
     least,
 )
+from safehold.learn.offline.limit_dial import LimitFamily
 from safehold.learn.parts import Kept, Part
 from safehold.learn.transitions import Transitions
 from safehold.nn.actors import DeterministicActor
@@ -89,7 +86,7 @@ class CAPSNetwork(nn.Module):
         return said.view(len(said), -1, self._actions)
 
 
-class CAPSFamily(ActorCriticLearnt[CAPSConfig, CAPSNetwork]):
+class CAPSFamily(LimitFamily[CAPSConfig, CAPSNetwork]):
     """Policies with a dial for the limits: the most that an episode is to cost, of each named cost."""
 
     kind: ClassVar[str] = KIND
@@ -100,26 +97,16 @@ class CAPSFamily(ActorCriticLearnt[CAPSConfig, CAPSNetwork]):
         """Networks with fresh weights."""
         return CAPSNetwork(spec, config)
 
-    @property
-    def target_names(self) -> tuple[str, ...]:
-        """The names of the costs."""
-        return self.spec.cost_names
-
-    def at(self, target: Target) -> "CAPSPolicy":
-        """The policy that switches at these limits.
-
-        Raises:
-            UsageError: if there is not one finite limit >= 0 for every cost.
-        """
-        if len(target) != len(self.target_names) or not np.isfinite(target).all() or min(target) < 0.0:
-            raise UsageError(f"target {target}: expected finite limits >= 0 on {self.target_names}, in cost units")
-        return CAPSPolicy(self, tuple(float(value) for value in target))
-
     @torch.inference_mode()
     def choose(
         self, observations: Float[np.ndarray, "n o"], budgets: Float[np.ndarray, "n k"]
     ) -> Float[np.ndarray, "n a"]:
-        """The action of the head that `chosen_heads` names, in environment units."""
+        """The action of the head that `chosen_heads` names, in environment units.   [CAPS].
+
+        Spread over the steps that remain, what is left keeps its factor 1 - gamma^T where timeouts are bootstrapped,
+        unlike in `discounted_limit`: with few steps left b / ((1 - gamma) T) is many times b, and a cost that comes at
+        once would pass (on toy/Rain every limit was then overspent by 0.6).
+        """
         states = to_tensor(seen(self.scales, observations))
         actions = self.network.heads(states)  # (n, h, a)
         rows = states[:, None].expand(-1, actions.shape[1], -1)
@@ -127,60 +114,6 @@ class CAPSFamily(ActorCriticLearnt[CAPSConfig, CAPSNetwork]):
         judged = least(said, ceilings_of(self.spec)).view(*actions.shape[:2], -1)
         chosen = chosen_heads(judged[..., 0], -judged[..., 1:], to_tensor(budgets))
         return self._code.decode(to_array(actions[torch.arange(len(actions)), chosen]))
-
-
-@dataclass(frozen=True, slots=True)
-class CAPSPolicy:
-    """A family at some limits; acts without noise."""
-
-    family: CAPSFamily
-    limits: Target
-
-    def start(self, n: int, rng: np.random.Generator) -> Actor:  # noqa: ARG002 - it draws nothing
-        """An actor for n fresh episodes."""
-        return CAPSActor(self.family, self.limits, n)
-
-
-class CAPSActor:
-    """n episodes in lockstep; of the past it knows what was spent."""
-
-    def __init__(self, family: CAPSFamily, limits: Target, n: int) -> None:
-        self._family = family
-        self._left = np.tile(np.array(limits, dtype=np.float64), (n, 1))
-        self._step = 0
-
-    def act(self, observations: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n a"]:
-        """The best head that fits what is left, were it spent evenly over the steps that remain.
-
-        Q_c < b (1 - gamma^T) / ((1 - gamma) T), b what is left and T the steps.   [CAPS]
-        The factor 1 - gamma^T stays where timeouts are bootstrapped, unlike in `discounted_limit`: with few steps left
-        b / ((1 - gamma) T) is many times b, and a cost that comes at once would pass (on toy/Rain every limit was then
-        overspent by 0.6).
-
-        Raises:
-            UsageError: if the episode is longer than the task's horizon.
-        """
-        spec = self._family.spec
-        remaining = spec.horizon - self._step
-        if remaining < 1:
-            raise UsageError(f"step {self._step} of an episode of {spec.env_id}, whose horizon is {spec.horizon}")
-        discount = self._family.config.discount
-        scale = (1.0 - discount**remaining) / ((1.0 - discount) * remaining)
-        return self._family.choose(observations, scale * self._left)
-
-    def observe(
-        self,
-        actions: Float[np.ndarray, "n a"],  # noqa: ARG002
-        rewards: Float[np.ndarray, "n"],  # noqa: ARG002
-        costs: Float[np.ndarray, "n k"],
-    ) -> None:
-        """Takes what the step cost off what is left."""
-        self._left = self._left - costs
-        self._step += 1
-
-    def lower(self, to_go: Float[np.ndarray, "n k"]) -> None:
-        """No episode is to cost more than this from here on."""
-        self._left = np.minimum(self._left, to_go)
 
 
 class CAPSLearner(ActorCriticLearner[CAPSConfig, CAPSFamily]):

@@ -257,7 +257,7 @@ def cost_surplus(
 def upper_bound(surplus: Float[Tensor, "B k"], tau: Float[Tensor, "k"], cost_divergence: float) -> Float[Tensor, "k"]:
     """A bound: tau log E[exp(surplus / tau)] + tau epsilon, which chi and tau make as small as it can be.
 
-    Of all reweightings of the log within epsilon nats it is the one that costs most.   [COptiDICE, dual of the upper bound]
+    Of all reweightings of the log within epsilon nats it is the one that costs most.   [COptiDICE, dual]
     """
     exponents = torch.logsumexp(surplus / tau, dim=0) - math.log(len(surplus))
     return tau * (exponents + cost_divergence)

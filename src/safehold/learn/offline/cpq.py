@@ -15,7 +15,14 @@ from torch import Tensor
 from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
 from safehold.learn.multiplier import LogMultiplier
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, critic_loss, least, thresholds
+from safehold.learn.offline.actor_critic import (
+    ActorCriticLearner,
+    ModePolicy,
+    backed_up,
+    critic_loss,
+    least,
+    thresholds,
+)
 from safehold.learn.offline.behaviour_model import BehaviourConfig, behaviour_loss, behaviour_model, reconstruction
 from safehold.learn.parts import Kept, Part, SlowCopy
 from safehold.learn.transitions import Transitions
@@ -174,8 +181,7 @@ def penalised(
     """
     safe = within(values[:, 1:], limits)[:, None]
     counted = torch.cat([safe * values[:, :1], values[:, 1:]], dim=-1)
-    signals = torch.column_stack([batch.rewards, batch.costs])
-    return signals + discount * batch.goes_on[:, None] * counted
+    return backed_up(batch, counted, discount)
 
 
 def penalised_gain(

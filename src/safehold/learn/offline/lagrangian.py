@@ -18,7 +18,6 @@ from safehold.learn.learner import Metrics, State
 from safehold.learn.multiplier import MultiplierConfig, ScalarMultiplier
 from safehold.learn.offline.actor_critic import thresholds
 from safehold.learn.offline.behaviour_model import BehaviourConfig
-from safehold.learn.transitions import Transitions
 from safehold.nn.tensors import to_tensor
 
 
@@ -56,15 +55,6 @@ def best(values: Float[Tensor, "B n s"], multipliers: Float[Tensor, "k"]) -> Flo
     """The values of the candidate with the largest Q_r - sum_j lambda_j Q_cj."""
     chosen = (values[..., 0] - values[..., 1:] @ multipliers).argmax(dim=1)
     return values[torch.arange(len(values)), chosen]
-
-
-def backed_up(batch: Transitions, values: Float[Tensor, "B s"], discount: float) -> Float[Tensor, "B s"]:
-    """What critics are fitted to: x + gamma Q(s', a'), x the reward, then each cost; nothing follows an end.
-
-    [BCQ, Alg. 1; BEAR, Alg. 1] Unlike [OSRL], where costs go on past every end, an end ends them as it ends rewards.
-    """
-    signals = torch.column_stack([batch.rewards, batch.costs])
-    return signals + discount * batch.goes_on[:, None] * values
 
 
 class Multipliers:

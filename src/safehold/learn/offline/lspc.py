@@ -39,7 +39,7 @@ from safehold.nn.distributions import DiagonalGaussian
 from safehold.nn.mlp import mlp
 from safehold.nn.randomness import drawn_generator
 from safehold.nn.tensors import to_array, to_tensor
-from safehold.nn.variational import ActionAutoencoder, divergence_from_prior
+from safehold.nn.variational import ConditionalAutoencoder, divergence_from_prior
 
 KIND = "lspc"
 
@@ -89,7 +89,9 @@ class LSPCNetwork(nn.Module):
     def __init__(self, spec: TaskSpec, config: LSPCConfig) -> None:
         super().__init__()
         observations, actions, generator = spec.observation_size, box_of(spec).size, drawn_generator()
-        self.autoencoder = ActionAutoencoder(observations, actions, config.latent, config.hidden, generator=generator)
+        self.autoencoder = ConditionalAutoencoder(
+            observations, actions, config.latent, config.hidden, generator=generator
+        )
         sizes = (observations, *config.hidden, 2 * config.latent)
         self.latent = (
             mlp(sizes, generator=generator, activation=nn.ReLU, output_gain=0.01) if config.variant == "o" else None
