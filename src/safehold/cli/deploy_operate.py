@@ -18,7 +18,7 @@ from safehold.cli.deploy_runs import (
     place,
     read_costs,
 )
-from safehold.cli.driving import InitArguments, family_for, guard_of, margins_of, opened, say_which
+from safehold.cli.driving import InitArguments, declared_for, family_for, guard_of, margins_of, opened, say_which
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
 from safehold.cli.outputs import free_directory
@@ -31,7 +31,7 @@ from safehold.deploy.choose import shares_of
 from safehold.deploy.optimizer import Deployment
 from safehold.ledger.encoding import to_plain
 from safehold.report.words import target_text
-from safehold.workflows.deploy import plan, started_of, verify_seed
+from safehold.workflows.deploy import started_of, verify_seed
 
 
 class SeedArguments(RunArguments):
@@ -114,7 +114,7 @@ def init(arguments: InitArguments, output: Output) -> int:
     """Declares a deployment and runs nothing."""
     out = free_directory(arguments.out)
     dataset = read_any(arguments.data)
-    declared = plan(dataset, arguments.deploy, arguments.oversight, len(arguments.policy))
+    declared = declared_for(arguments, dataset)
     task = arguments.task or dataset.spec.env_id
     one_torch_thread()
     family, digest = family_for(arguments.policy, task, declared.declaration)

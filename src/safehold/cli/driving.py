@@ -7,7 +7,7 @@ from typing import Annotated
 
 import numpy as np
 import tyro
-from pydantic import Field, NonNegativeFloat
+from pydantic import Field, NonNegativeFloat, PositiveFloat
 
 from safehold.cli.arguments import Arguments, Seed
 from safehold.cli.console import Output
@@ -22,6 +22,7 @@ from safehold.core.intervals import mean_interval
 from safehold.core.measurement import Measurement
 from safehold.core.policy import WHICH, Alternatives, Policy, PolicyFamily
 from safehold.core.seeding import Streams
+from safehold.data.dataset import OfflineDataset
 from safehold.data.layouts import read_any
 from safehold.deploy.declaration import Declaration
 from safehold.deploy.optimizer import Deployment
@@ -34,6 +35,7 @@ from safehold.workflows.deploy import (
     GuardPlan,
     Oversight,
     Plan,
+    declare_boxes,
     drive,
     open_or_create,
     plan,
@@ -46,8 +48,11 @@ class InitArguments(Arguments):
     policy: Annotated[tyro.conf.UseAppendAction[tuple[Path, ...]], Field(min_length=1)]
     """Directory of a trained policy with a dial, as `safehold train cdt` leaves it in OUT/policy; said again for each
     of several, among which and their targets the deployment chooses."""
+    boxes: tuple[PositiveFloat, ...] = ()
+    """Half widths of the latent box to choose among, for a policy of `train lspc`: two or more, ascending. The log does
+    not say what a box costs: say who answers for the smallest with --seed-by, or verify it with --verify-seeds 1."""
     data: Path
-    """File of logged episodes that seeds, support and dial are taken from."""
+    """File of logged episodes that seeds, support and dial are taken from; with --boxes, scales alone."""
     out: Path
     """Directory to make for the deployment."""
     task: str | None = None
@@ -84,7 +89,7 @@ def run(arguments: DriveArguments, output: Output) -> int:
     if arguments.resume and not RunDirectory(out).started:
         raise UsageError(f"{out} holds no deployment to go on with; leave --resume away to begin one")
     dataset = read_any(arguments.data)
-    declared = plan(dataset, arguments.deploy, arguments.oversight, len(arguments.policy))
+    declared = declared_for(arguments, dataset)
     one_torch_thread()
     task = arguments.task or dataset.spec.env_id
     family, digest = family_for(arguments.policy, task, declared.declaration)
@@ -121,6 +126,20 @@ def run(arguments: DriveArguments, output: Output) -> int:
     return SafetyHold.exit_code if best is None else 0
 
 
+def declared_for(arguments: InitArguments, dataset: OfflineDataset) -> Plan:
+    """What is declared: a dial of returns that the log leads to, or the boxes that were named.
+
+    Raises:
+        UsageError: if boxes are named for several policies, or what is declared does not fit together.
+    """
+    if not arguments.boxes:
+        return plan(dataset, arguments.deploy, arguments.oversight, len(arguments.policy))
+    if len(arguments.policy) > 1:
+        raise UsageError("--boxes are those of one policy; deploy several one by one")
+    boxes = declare_boxes(dataset, arguments.boxes, arguments.deploy, arguments.oversight)
+    return Plan(boxes, None, arguments.oversight.seed_by)
+
+
 def say_which(policies: Sequence[Path], output: Output) -> None:
     """Which number of the dial's last axis is which policy, if there are several."""
     for number, policy in enumerate(policies if len(policies) > 1 else ()):
@@ -149,9 +168,9 @@ def family_for(policies: Sequence[Path], task: str, declaration: Declaration) ->
     family = families[0] if len(families) == 1 else Alternatives(tuple(families))
     if family.target_names != declaration.space.names:
         raise DataError(
-            f"{', '.join(map(str, policies))} have the dial {family.target_names}, the log {declaration.space.names}; "
-            "they are of different tasks, or the dial is no return (a box of lspc is deployed by "
-            "`safehold.workflows.deploy.declare_boxes`)"
+            f"{', '.join(map(str, policies))} have the dial {family.target_names}, declared were "
+            f"{declaration.space.names}; they are of different tasks, or the dial is no return (for the box of lspc, "
+            "and for no other dial, say --boxes)"
         )
     return family, "+".join(digests)
 

@@ -47,6 +47,9 @@ BOX_DOUBT = 2.0
 counts this many times. With 1, four of five deployments on toy/Rain ran a box over the limit, where the cost jumps by
 1.3 limits (docs/results/README.md)."""
 
+SMALLEST_BOX = "the smallest latent box, whatever the log says"
+"""How the seed target of a deployment over boxes is chosen, for the ledger."""
+
 FALLBACK = "fallback after an alarm"
 """How the source of what the runner observed at the fallback begins."""
 
@@ -130,10 +133,13 @@ class Oversight(Config):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A declaration, and the evidence from the log that its seed targets rest on; `seed_by` attests them, if named."""
+    """A declaration, and the evidence from the log that its seed targets rest on; `seed_by` attests them, if named.
+
+    Of a deployment over boxes the log is no evidence: `seeds` is None.
+    """
 
     declaration: Declaration
-    seeds: SeedSelection
+    seeds: SeedSelection | None
     seed_by: str | None = None
 
 
@@ -200,7 +206,8 @@ def declare_boxes(
     attested, or verified on raw episodes, as the oversight says.
 
     Raises:
-        UsageError: if there are fewer than two boxes, the log has several costs, or nobody answers for the seed.
+        UsageError: if there are fewer than two boxes, the log has several costs, nobody answers for the seed, or a
+            correlation is declared.
         BadPrior: if the declared scales would certify boxes before any evidence.
     """
     names, seed_rule = dataset.spec.cost_names, _seed_basis(oversight)
@@ -209,6 +216,8 @@ def declare_boxes(
             f"boxes {tuple(boxes)} over costs {names}, seeds by {seed_rule!r}: give two boxes or more and a log of one "
             "cost, and say who attests the smallest box, or that it is to be verified"
         )
+    if config.correlation:
+        raise UsageError("a correlation of cost and reward is declared for dials of returns; a box has none")
     space = TargetSpace({"epsilon": tuple(float(box) for box in boxes)})
     limit, rewards = Limit(names[0], float(config.limit)), dataset.reward_returns
     share, low, span = space.points[:, 0] / space.points[-1, 0], float(rewards.min()), float(np.ptp(rewards))
@@ -438,9 +447,9 @@ def open_or_create(
             declared.declaration,
             policy_digest=policy,
             provenance=provenance,
-            seed_rule=declared.seeds.rule,
+            seed_rule=SMALLEST_BOX if declared.seeds is None else declared.seeds.rule,
             seed_evidence={
-                **declared.seeds.evidence(),
+                **({} if declared.seeds is None else declared.seeds.evidence()),
                 **({} if declared.seed_by is None else {"attested_by": declared.seed_by}),
             },
         )

@@ -10,9 +10,11 @@ import torch
 from safehold.core.episode import Episode
 from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
+from safehold.deploy.optimizer import Deployment
 from safehold.envs import registry
 from safehold.learn.checkpoint import save_checkpoint
 from safehold.learn.online.zoo import load_zoo
+from safehold.ledger.events import Started
 
 TASK = "toy/PointHazard"
 SMALL = ("--width", 16, "--heads", 2, "--layers", 1, "--context", 4, "--batch-size", 16, "--cost-loss", "value")
@@ -290,10 +292,52 @@ def test_lspc_is_trained_evaluated_at_a_box_and_compared(safehold, log, policies
     assert "no dial of returns" in safehold("evaluate", policy, "--task", TASK, "--dial", log, "--limit", 5).err
     driven = safehold("deploy", "run", "--policy", policy, "--data", log, "--limit", 5, "--out", tmp_path / "d", *DIAL)
     assert driven.code == 3
-    assert "declare_boxes" in driven.err
+    assert "say --boxes" in driven.err
     assert safehold("select", policy, policies / "bc" / "policy", "--log", log, "--json", "--quiet").code == 0
     tuned = safehold("finetune", tmp_path / "lspc", "--log", log, "--limit", 5, "--out", tmp_path / "f")
     assert "no dial of returns" in tuned.err
+
+
+class TestBoxes:
+    """A deployment over the latent box of `lspc`, by the same words as one over returns."""
+
+    @pytest.fixture
+    def words(self, safehold, log, tmp_path):
+        size = ("--hidden", 8, "--latent", 2, "--batch-size", 16, "--steps", 10)
+        assert safehold("train", "lspc", "--data", log, "--out", tmp_path / "lspc", *size).code == 0
+        chosen = ("--policy", tmp_path / "lspc" / "policy", "--data", log, "--boxes", 0.1, 0.5, 1.0)
+        return (*chosen, "--limit", 50, "--iterations", 2, "--episodes-per-ask", 2, "--out", tmp_path / "boxes")
+
+    def test_is_driven_to_its_end_and_verified(self, safehold, words, tmp_path):
+        out = tmp_path / "boxes"
+        ran = safehold("deploy", "run", *words, "--seed-by", "R. Okafor", "--json", "--quiet")
+        assert ran.code == 0
+        assert ran.json["state"] == "exhausted"
+        assert len(ran.json["recommendation"]["target"]) == 1
+        with Deployment.open(out, read_only=True) as deployment:
+            assert deployment.state.declaration.seed_targets == ((0.1,),)
+            (started,) = (event for event in deployment.events() if isinstance(event, Started))
+        assert started.seed_rule.startswith("the smallest latent box")
+        assert started.seed_evidence == {"attested_by": "R. Okafor"}
+        assert safehold("deploy", "verify", out).code == 0
+        assert safehold("deploy", "run", *words, "--seed-by", "R. Okafor", "--resume").code == 0
+        assert safehold("deploy", "run", *words, "--seed-by", "somebody else", "--resume", "--delta", 0.1).code == 2
+
+    def test_is_declared_alone_and_its_smallest_box_verified_on_episodes(self, safehold, words, tmp_path):
+        assert safehold("deploy", "init", *words, "--verify-seeds", 1).code == 0
+        told = safehold("deploy", "seed", tmp_path / "boxes", *words[:2], "--episodes", 10, "--json")
+        assert told.code in (0, 6)
+        assert told.json["standing"]["episodes"] == 10
+
+    def test_boxes_that_nobody_answers_for_or_of_no_box_are_refused(self, safehold, words, policies, tmp_path):
+        assert "who attests the smallest box" in safehold("deploy", "init", *words).err
+        other = ("--policy", policies / "cdt" / "policy", *words[2:], "--seed-by", "R. Okafor")
+        assert "for the box of lspc, and for no other dial" in safehold("deploy", "init", *other).err
+        several = safehold("deploy", "init", *words[:2], *other)
+        assert "--boxes are those of one policy" in several.err
+        odd = safehold("deploy", "init", *words, "--seed-by", "R. Okafor", "--correlation", 0.5)
+        assert "a box has none" in odd.err
+        assert not (tmp_path / "boxes").exists()
 
 
 @pytest.mark.parametrize("method", ["bcq-lag", "coptidice"])

@@ -83,7 +83,9 @@ class CCACConfig(ActorCriticConfig):
     warm_up: NonNegativeInt = 0
     """Of all gradient steps the first ones, in which only generator and classifier learn."""
     actor_learning_rate: PositiveFloat = 1e-4
-    """Step size of Adam for actor and multipliers."""
+    """Step size of the actor's Adam."""
+    multiplier_learning_rate: PositiveFloat = 1e-4
+    """Step size of Adam for the multipliers."""
     critic_learning_rate: PositiveFloat = 1e-3
     """Step size of the critics' Adam."""
     side_learning_rate: PositiveFloat = 1e-3
@@ -178,7 +180,8 @@ class Multipliers(nn.Module):
     def forward(self, thresholds: Float[Tensor, "B k"]) -> Float[Tensor, "B k"]:
         """Multipliers at normalised thresholds, in scaled reward units per cost unit."""
         said: Tensor = self.perceptron(thresholds)
-        return torch.exp(said.clamp(SMALLEST_LOG, LARGEST_LOG))
+        # at a bound the slope stays, as in the authors' code: a multiplier that has none would never come back
+        return torch.exp(said + (said.clamp(SMALLEST_LOG, LARGEST_LOG) - said).detach())
 
     def size(self) -> Float[Tensor, ""]:
         """Sum of its squared parameters."""
@@ -214,8 +217,8 @@ class CCACLearner(ActorCriticLearner[CCACConfig, CCACFamily]):
         self._critics = Part("critics", critics, config.critic_learning_rate)
         self._slow_critics = SlowCopy(critics, config.target_rate)
         self._actor = Part("actor", CCACFamily.build(spec, config), config.actor_learning_rate)
-        self._doubts = Part("critics' multipliers", Multipliers(costs, config), config.actor_learning_rate)
-        self._prices = Part("actor's multipliers", Multipliers(costs, config), config.actor_learning_rate)
+        self._doubts = Part("critics' multipliers", Multipliers(costs, config), config.multiplier_learning_rate)
+        self._prices = Part("actor's multipliers", Multipliers(costs, config), config.multiplier_learning_rate)
         return {
             "generator": self._generates,
             "classifier": self._classifier,
@@ -303,7 +306,7 @@ class CCACLearner(ActorCriticLearner[CCACConfig, CCACFamily]):
         config, critics, size = self._config, self._critics.network, self._spec.observation_size
         with torch.no_grad():
             following, _ = self._actor.network(batch.next_observations).sample_with_log_density(self._generator)
-            values = least(self._slow_critics.network(batch.next_observations, following))
+            values = judged(self._slow_critics.network(batch.next_observations, following))
             wanted = backed_up(batch, values, config.discount)
         said = critics(batch.observations, batch.actions)
         doubted = beyond.any(dim=1)
@@ -326,7 +329,7 @@ class CCACLearner(ActorCriticLearner[CCACConfig, CCACFamily]):
         """One update of the actor and of its multipliers."""
         config, every = self._config, torch.ones_like(thresholds, dtype=torch.bool)
         actions, _ = self._actor.network(rows).sample_with_log_density(self._generator)
-        values = least(self._critics.network(rows, actions))
+        values = judged(self._critics.network(rows, actions))
         weights, costs = self._prices.network(told), values[:, 1:]
         loss = priced_excess(costs, thresholds, weights.detach(), every) - values[:, 0].mean()
         metrics = {"actor_loss": self._actor.descend(loss)}
@@ -341,6 +344,16 @@ class CCACLearner(ActorCriticLearner[CCACConfig, CCACFamily]):
     def policy(self) -> CCACFamily:
         """The family so far."""
         return CCACFamily(self._spec, self._config, self._observations, copy.deepcopy(self._actor.network))
+
+
+def judged(said: Float[Tensor, "B m s"]) -> Float[Tensor, "B s"]:
+    """The critics' word on what follows, and on the actor's actions: the smallest of its networks, a cost at least 0.
+
+    Unlike [CCAC], whose values pass a softplus, rewards may be negative, and a cost is cut off where it is used alone:
+    below 0 the actor gains nothing, and the critics' own losses keep their slope.
+    """
+    values = least(said)
+    return torch.cat([values[:, :1], values[:, 1:].clamp(min=0.0)], dim=1)
 
 
 def spends_more(thresholds: Float[Tensor, "B k"], asked: Float[Tensor, "k"]) -> Float[Tensor, "B k"]:
