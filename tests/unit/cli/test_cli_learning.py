@@ -14,7 +14,7 @@ from safehold.deploy.optimizer import Deployment
 from safehold.envs import registry
 from safehold.learn.checkpoint import save_checkpoint
 from safehold.learn.online.zoo import load_zoo
-from safehold.ledger.events import Started
+from safehold.ledger.events import Seeded
 
 TASK = "toy/PointHazard"
 SMALL = ("--width", 16, "--heads", 2, "--layers", 1, "--context", 4, "--batch-size", 16, "--cost-loss", "value")
@@ -316,9 +316,9 @@ class TestBoxes:
         assert len(ran.json["recommendation"]["target"]) == 1
         with Deployment.open(out, read_only=True) as deployment:
             assert deployment.state.declaration.seed_targets == ((0.1,),)
-            (started,) = (event for event in deployment.events() if isinstance(event, Started))
-        assert started.seed_rule.startswith("the smallest latent box")
-        assert started.seed_evidence == {"attested_by": "R. Okafor"}
+            (seeded,) = (event for event in deployment.events() if isinstance(event, Seeded))
+        assert seeded.rule.startswith("the smallest latent box")
+        assert seeded.evidence == {"attested_by": "R. Okafor"}
         assert safehold("deploy", "verify", out).code == 0
         assert safehold("deploy", "run", *words, "--seed-by", "R. Okafor", "--resume").code == 0
         assert safehold("deploy", "run", *words, "--seed-by", "somebody else", "--resume", "--delta", 0.1).code == 2
