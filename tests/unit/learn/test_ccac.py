@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 from made_up_log import TWO_COSTS, two_costs
+from pydantic import ValidationError
 
 from safehold.core.policy import Policy, PolicyFamily
 from safehold.core.spec import TaskSpec
 from safehold.data.batches import TransitionSampler
 from safehold.data.normalise import Normaliser
+from safehold.envs.toy import rain
+from safehold.learn.fit import OfflineRun, fit
 from safehold.learn.learner import Learner
 from safehold.learn.offline.actor_critic import transitions_of
 from safehold.learn.offline.ccac import (
@@ -24,7 +27,9 @@ from safehold.learn.offline.ccac import (
     with_thresholds,
 )
 from safehold.nn.ensemble import Critics
+from safehold.rollout.episodes import rollout
 from safehold.testing.learner_contract import LearnerContract
+from safehold.testing.rain_log import mixed_log
 
 TINY = CCACConfig(
     hidden=(16, 16),
@@ -165,6 +170,11 @@ class TestThresholdsOfOthers:
         torch.testing.assert_close(now, batch.costs + TINY.discount * then, atol=1e-4, rtol=1e-4)
 
 
+def test_a_warm_up_that_leaves_no_step_is_refused() -> None:
+    with pytest.raises(ValidationError, match="leaves nothing of 5 steps"):
+        CCACConfig(warm_up=5, steps=5)
+
+
 def test_nothing_but_generator_and_classifier_learns_in_the_warm_up() -> None:
     made = learner(config=TINY.model_copy(update={"warm_up": 2}))
     rng, before = np.random.default_rng(0), made.state()
@@ -288,6 +298,43 @@ def critics_of(critics: Critics) -> list[list[tuple[np.ndarray, np.ndarray]]]:
 def values_of(members: list, rows: np.ndarray, actions: np.ndarray) -> np.ndarray:
     said = [product(one, np.concatenate([rows, actions], axis=1))[:, 0] for one in members]
     return np.stack(said, axis=1).reshape(len(rows), 2, -1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_one_training_heeds_many_limits_where_the_best_is_known() -> None:
+    """On toy/Rain dearer limits buy more, near the best for what they cost; small costs are overestimated.
+
+    It stays well under limits in the middle of the log's costs, so 95 % of the best under them is not reached, and the
+    tightest limit is broken.
+    """
+    log = mixed_log(200, 0)
+    config = CCACConfig(
+        hidden=(32, 32),
+        side_hidden=(32, 32),
+        latent=4,
+        critics=2,
+        discount=0.9,
+        batch_size=128,
+        target_rate=0.1,
+        actor_learning_rate=1e-3,
+        critic_learning_rate=3e-3,
+        side_learning_rate=3e-3,
+        warm_up=100,
+    )
+    shown = with_thresholds(log, config)
+    made = CCACLearner(log.spec, Normaliser.fit(shown.observations), config, 0)
+    fit(OfflineRun(made, TransitionSampler(shown, 128), np.random.default_rng(0)), steps=2400)
+    found = []
+    for limit in (2.2, 4.0, 6.0, 9.0):
+        episodes = rollout("toy/Rain", made.policy().at((limit,)), range(40), rng_seed=0)
+        costs = np.array([episode.cost_returns[0] for episode in episodes])
+        reward = float(np.mean([episode.reward_return for episode in episodes]))
+        assert costs.mean() <= limit + costs.std(ddof=1) / np.sqrt(len(costs))
+        assert reward >= 0.65 * rain.best(limit).reward
+        assert reward >= 0.75 * rain.best(float(costs.mean())).reward
+        found.append((costs.mean(), reward))
+    assert (np.diff(found, axis=0) > 0.0).all()
 
 
 def test_a_log_without_costs_is_no_trouble() -> None:

@@ -2,10 +2,12 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from safehold.cli.benchmark import read_config
 from safehold.core.errors import DataError, IntegrityError, UsageError
 from safehold.core.intervals import bootstrap_interval
 from safehold.core.seeding import Streams
@@ -93,6 +95,28 @@ def test_a_box_stays_as_trained_and_what_has_no_dial_is_asked_for_nothing(log, t
     for name, target in (("lspc", [0.6]), ("iql", None)):
         record = json.loads((tmp_path / "toy-Dial" / name / "seed-0" / RESULT).read_text())
         assert [entry["target"] for entry in record["limits"]] == [target, target]
+
+
+@pytest.mark.parametrize("method", ["caps", "ccac"])
+def test_a_dial_for_limits_is_trained_once_and_asked_for_each(log, tmp_path, method):
+    size = {"hidden": [8], "batch_size": 8, "steps": 3, **({"warm_up": 1} if method == "ccac" else {})}
+    only = config(log, methods={method: {"method": method, "settings": size}}, seeds=[0])
+    (cell,) = cells(only)
+    run_benchmark(only, tmp_path)
+    record = json.loads((tmp_path / cell.place / RESULT).read_text())
+    assert [entry["target"] for entry in record["limits"]] == [[10.0], [20.0]]
+
+
+def test_benchmarks_that_are_kept_can_be_run_as_they_are():
+    """Settings exist, and what has a dial is trained once a seed."""
+    kept = sorted((Path(__file__).parents[3] / "reproductions").glob("*.toml"))
+    assert kept
+    for path in kept:
+        found = read_config(path)
+        for method in found.methods.values():
+            method.config({})
+    limited = {name for name, method in read_config(kept[0]).methods.items() if method.limited}
+    assert limited == {"bc-safe", "bcq-lag", "bear-lag", "cpq", "coptidice"}
 
 
 def test_methods_for_stated_limits_are_trained_for_each(log, tmp_path):

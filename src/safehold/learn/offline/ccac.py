@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor, nn
 
 from safehold.core.config import Config
@@ -92,6 +92,12 @@ class CCACConfig(ActorCriticConfig):
     """Step size of Adam for generator and classifier."""
     steps: PositiveInt = 200_000
     """Gradient steps."""
+
+    @model_validator(mode="after")
+    def _something_is_learnt(self) -> "CCACConfig":
+        if self.warm_up >= self.steps:
+            raise ValueError(f"warm_up {self.warm_up} leaves nothing of {self.steps} steps for actor and critics")
+        return self
 
 
 PRESETS: Mapping[str, CCACConfig] = {
