@@ -16,6 +16,7 @@ from safehold.learn.offline.bc import BCConfig
 from safehold.learn.offline.bcq_lag import BCQLagConfig
 from safehold.learn.offline.bear_lag import BEARLagConfig
 from safehold.learn.offline.caps import CAPSConfig
+from safehold.learn.offline.ccac import CCACConfig
 from safehold.learn.offline.cdt_network import CDTConfig
 from safehold.learn.offline.coptidice import COptiDICEConfig
 from safehold.learn.offline.cpq import CPQConfig
@@ -29,6 +30,7 @@ CDT = CDTConfig(width=8, layers=1, heads=2, context=3, batch_size=8, steps=9, dr
 RVS = RvSConfig(hidden=(8,), batch_size=8, steps=9, dropout=0.1)
 IQL = IQLConfig(hidden=(8,), batch_size=8, steps=9)
 CAPS = CAPSConfig(hidden=(8,), batch_size=8, steps=9)
+CCAC = CCACConfig(hidden=(8,), side_hidden=(8,), latent=2, warm_up=2, batch_size=8, steps=9)
 LSPC = LSPCConfig(hidden=(8,), latent=2, batch_size=8, steps=9)
 LIMITED = {"limits": {"cost": 3.0}, "hidden": (8,), "batch_size": 8, "steps": 9}
 CODED = {**LIMITED, "autoencoder_hidden": (8,), "candidates": 2}
@@ -38,6 +40,7 @@ CONFIGS: dict[str, Config] = {
     "rvs": RVS,
     "iql": IQL,
     "caps": CAPS,
+    "ccac": CCAC,
     "lspc": LSPC,
     "bcq-lag": BCQLagConfig(**CODED, acting_candidates=3),
     "bear-lag": BEARLagConfig(**CODED, matched=2),
