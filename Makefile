@@ -2,14 +2,14 @@
 # make test   the fast tests
 # make check  tests and every static check, as in CI
 # make coverage, slow   coverage of what the promise rests on; slow evidence
-# make bullet, driving   the optional suites: Bullet-Safety-Gym; MetaDrive, in an environment of its own
+# make bullet, navigation, driving   the optional suites: Bullet-Safety-Gym; Safety-Gymnasium; MetaDrive, in an environment of its own
 # Options: PYTHON=/path/to/python3.11  TORCH=auto|cpu|as-resolved  VENV=.venv
 VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt tools/install.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint coverage bullet driving slow clean
+.PHONY: help demo test check lint coverage bullet navigation driving slow clean
 
 help:
 	@sed -n '/^VENV/q; s/^# //p' Makefile
@@ -47,6 +47,11 @@ coverage: $(VENV)/.ready-dev
 bullet: $(VENV)/.ready-run
 	$(BIN)/pip install --quiet 'pybullet>=3.2.7'
 	$(BIN)/pip install --quiet --no-deps 'bullet-safety-gym==1.4.0'
+
+# Safety-Gymnasium pins an old gymnasium and mujoco, too; beside them it needs these two.
+navigation: $(VENV)/.ready-run
+	$(BIN)/pip install --quiet --constraint constraints.txt xmltodict pyyaml
+	$(BIN)/pip install --quiet --no-deps 'safety-gymnasium==1.0.0'
 
 # MetaDrive 0.2.6.0 needs gym 0.19, whose build needs old tools, and a numpy below 1.24; wheels up to Python 3.11.
 DRIVING ?= .venv-metadrive

@@ -22,6 +22,7 @@ _NEEDED = (
 _EXTRAS = {
     "mujoco": (("mujoco",), "the velocity tasks", "pip install 'safehold[mujoco]'"),
     "bullet": (("pybullet", "bullet_safety_gym"), "the bullet tasks", "make bullet"),
+    "navigation": (("safety_gymnasium", "xmltodict"), "the navigation tasks", "make navigation"),
 }
 """Extra -> the packages it brings, what they are for, how to install them."""
 

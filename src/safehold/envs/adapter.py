@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import numpy as np
@@ -71,12 +71,14 @@ class Task:
     """A registered world: what it is, how to build it, and where its cost comes from.
 
     `worlds` builds any number of them in arrays, for those that have such a form; the same episodes, bit for bit.
+    `parts` names the entries of an observation, for tasks whose observations others share parts of.
     """
 
     spec: TaskSpec
     world: Callable[[], World]
     cost: CostSource = cost_in_info
     worlds: Callable[[int], ArrayWorld] | None = None
+    parts: Mapping[str, slice] = field(default_factory=dict, hash=False)
 
     def make(self) -> SafeEnv:
         """A world of this task behind the checks of `Adapter`."""

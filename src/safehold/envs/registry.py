@@ -8,13 +8,15 @@ from safehold.core.errors import UsageError
 from safehold.core.spec import TaskSpec
 from safehold.envs import lockstep, perturbed
 from safehold.envs.adapter import Task
-from safehold.envs.suites import bullet_safety_gym, icu_sepsis, metadrive, velocity
+from safehold.envs.suites import bullet_safety_gym, icu_sepsis, metadrive, navigation, sagui, velocity
 from safehold.envs.toy import corridor, dial, double_integrator, point_hazard, point_robot, rain
 
 TASKS: dict[str, Task] = {
     **velocity.TASKS,
     **bullet_safety_gym.TASKS,
     **metadrive.TASKS,
+    **navigation.TASKS,
+    **sagui.TASKS,
     "icu/Sepsis": icu_sepsis.TASK,
     "toy/Corridor": corridor.TASK,
     "toy/Dial": dial.TASK,

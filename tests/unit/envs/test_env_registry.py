@@ -56,3 +56,19 @@ def test_without_bullet_safety_gym_the_error_says_what_to_run() -> None:
     assert registry.spec("bullet/CarCircle").horizon == 300
     with pytest.raises(UsageError, match="make bullet"):
         registry.make("bullet/CarCircle")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("safety_gymnasium") is not None, reason="Safety-Gymnasium is installed")
+def test_without_safety_gymnasium_the_error_says_what_to_run() -> None:
+    assert registry.spec("navigation/PointGoal1").observation_size == 60
+    with pytest.raises(UsageError, match="make navigation"):
+        registry.make("navigation/PointGoal1")
+
+
+def test_parts_name_a_whole_observation_in_its_order() -> None:
+    for env_id in registry.list_envs():
+        task = registry.task(env_id)
+        ends = [part.stop for part in task.parts.values()]
+        assert [part.start for part in task.parts.values()] == [0, *ends][:-1]
+        assert not ends or ends[-1] <= task.spec.observation_size
+    assert registry.task("navigation/SaGuiDynamic").parts["goal_lidar"] == slice(12, 28)
