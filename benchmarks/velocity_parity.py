@@ -1,6 +1,6 @@
 """Velocity tasks against Safety-Gymnasium's SafetyXVelocity-v1, step for step and bit for bit.
 
-Run where `pip install --no-deps safety-gymnasium==1.0.0` stands beside gymnasium and mujoco:
+Run where `make navigation` has installed Safety-Gymnasium beside gymnasium and mujoco:
 
     python benchmarks/velocity_parity.py [--seeds 20]
 
@@ -15,9 +15,7 @@ difference.
 import argparse
 import importlib
 import importlib.metadata
-import importlib.util
 import sys
-import types
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +23,7 @@ import numpy as np
 
 from safehold.envs.adapter import Adapter
 from safehold.envs.registry import spec
+from safehold.envs.suites.navigation import skip_package_initialisation
 from safehold.envs.suites.velocity import HORIZON, ROBOTS, Robot
 
 THEIR_MODULES = {
@@ -68,18 +67,6 @@ class Overheard:
     def close(self) -> None:
         """Closes the robot."""
         self.world.close()
-
-
-def skip_package_initialisation() -> None:
-    """Makes Safety-Gymnasium's velocity modules importable: its `__init__` needs wrappers that Gymnasium removed."""
-    found = importlib.util.find_spec("safety_gymnasium")
-    if found is None or not found.submodule_search_locations:
-        sys.exit("safety-gymnasium is not installed: pip install --no-deps safety-gymnasium==1.0.0")
-    root = found.submodule_search_locations[0]
-    for name, path in {"safety_gymnasium": root, "safety_gymnasium.tasks": f"{root}/tasks"}.items():
-        package = types.ModuleType(name)
-        package.__path__ = [path]
-        sys.modules[name] = package
 
 
 def theirs(name: str) -> Any:

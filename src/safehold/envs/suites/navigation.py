@@ -1,12 +1,15 @@
 """Safety-Gymnasium 1.0.0's navigation: a Point or a Car looks for goals among hazards, in MuJoCo.
 
 Layouts, observations, rewards and costs are the suite's own, drawn from the reset seed as the suite draws them
-(`benchmarks/peers/record_navigation.py` keeps what its own stack computes; a test compares). The suite is built for
-gymnasium 0.28 and Python 3.10; three things make it run on what is current, and none of them touches a number:
+(`tests/unit/envs/navigation_episodes.py` keeps what its own stack computes; a test compares). The suite is built for
+gymnasium 0.28 and Python 3.10; four things make it run on what is current, and none of them touches a number:
 
 - its package is imported without its `__init__`, which needs wrappers that Gymnasium has removed;
 - its colours are made hashable: a dataclass of Python 3.11 refuses an array as the default of a field;
+- its robots' joints may be looked up by an array of one number, which NumPy 2.4 no longer takes for a number;
 - its sky, six large pictures that are read at every reset, becomes MuJoCo's own gradient: 2 to 3 s become 10 ms.
+
+A fifth is for speed: places are drawn in plain arithmetic, the same numbers from the same generator.
 
 As in the velocity tasks, MuJoCo's habit of starting a diverged simulation over is switched off.
 """
@@ -208,11 +211,14 @@ class _Hashable(np.ndarray):
 
 
 @functools.cache
-def _make_suite_importable() -> None:
-    """Puts the suite's package where its modules can be imported one by one, and mends colours and sky.
+def skip_package_initialisation() -> str:
+    """Makes the suite's modules importable one by one: its `__init__` needs wrappers that Gymnasium has removed.
+
+    Returns:
+        The folder of the package.
 
     Raises:
-        UsageError: if it is not installed, or something that it needs.
+        UsageError: if it is not installed.
     """
     found = importlib.util.find_spec("safety_gymnasium")  # finds it without running it
     if found is None or not found.submodule_search_locations:
@@ -222,6 +228,17 @@ def _make_suite_importable() -> None:
         package = types.ModuleType(name)
         package.__path__, package.__file__ = [path], f"{path}/__init__.py"
         sys.modules[name] = package
+    return root
+
+
+@functools.cache
+def _mend_suite() -> None:
+    """Colours that may be defaults, a sky that is quickly made, joints that are found.
+
+    Raises:
+        UsageError: if the suite is not installed, or something that it needs.
+    """
+    root = skip_package_initialisation()
     try:
         colours = importlib.import_module("safety_gymnasium.assets.color").COLOR
         colours.update({name: colour.view(_Hashable) for name, colour in colours.items()})
@@ -254,7 +271,7 @@ def suite_class(module: str, name: str) -> Any:
     Raises:
         UsageError: if the suite is not installed.
     """
-    _make_suite_importable()
+    _mend_suite()
     return getattr(importlib.import_module(f"safety_gymnasium.{module}"), name)
 
 
