@@ -14,8 +14,10 @@ from safehold.cli.narration import Narration
 from safehold.cli.outputs import free_directory
 from safehold.cli.threads import one_torch_thread
 from safehold.envs import registry
+from safehold.learn.guided.abstraction import between
+from safehold.learn.guided.guide import GuideConfig, save_guide
 from safehold.learn.online.zoo import save_zoo
-from safehold.workflows.explore import METHODS, ExploreConfig, Method, explore, method_name
+from safehold.workflows.explore import METHODS, ExploreConfig, Method, explore, guide_of, method_name
 
 
 class ExploreArguments(Arguments):
@@ -41,6 +43,10 @@ def run(arguments: ExploreArguments, output: Output) -> int:
     out = free_directory(arguments.out)
     config = arguments.settings
     registry.spec(config.env_id)
+    if isinstance(config.method, GuideConfig):
+        between(
+            registry.task(config.env_id).parts, registry.task(config.method.target).parts
+        )  # refused before learning
     one_torch_thread()
     updates, steps_per_update = 0, config.environments * config.steps_per_batch
     with Narration(output) as narration:
@@ -55,24 +61,25 @@ def run(arguments: ExploreArguments, output: Output) -> int:
         found = explore(config, stop=tick)
     if out.is_dir():
         out.rmdir()  # empty: a checkpoint is renamed into its place and never written into a directory
-    digest = save_zoo(
-        out,
-        env_id=config.env_id,
-        policies=found.snapshots,
-        provenance={
-            "method": method_name(config.method),
-            "config": config.to_json(),
-            "curve": [asdict(point) for point in found.curve],
-        },
-    )
+    provenance = {
+        "method": method_name(config.method),
+        "config": config.to_json(),
+        "curve": [asdict(point) for point in found.curve],
+    }
+    guides = isinstance(config.method, GuideConfig)
+    zoo = out / "zoo" if guides else out
+    digest = save_zoo(zoo, env_id=config.env_id, policies=found.snapshots, provenance=provenance)
+    if guides:
+        target = registry.spec(config.method.target)
+        save_guide(out / "guide", guide_of(found), target, {"zoo": digest, "config": config.to_json()})
     rows = [
         (entry.name, str(entry.step), *(f"{e.reward:.5g}, {e.cost:.4g}" for e in entry.evaluations))
         for entry in found.snapshots
     ]
-    output.result({"zoo": out, "digest": digest, "snapshots": [entry.name for entry in found.snapshots]})
+    output.result({"zoo": zoo, "digest": digest, "snapshots": [entry.name for entry in found.snapshots]})
     columns = ("snapshot", "steps", "reward, cost without noise", "reward, cost with noise")
     output.table("Mean returns of snapshots", columns, rows)
-    output.say(f"{out}: {len(found.snapshots)} snapshots, digest {digest[:16]}")
+    output.say(f"{zoo}: {len(found.snapshots)} snapshots, digest {digest[:16]}")
     return 0
 
 

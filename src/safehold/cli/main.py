@@ -79,6 +79,8 @@ NOUNS: dict[str, tuple[str, dict[str, str]]] = {
             "trpo-lag": "trust region policy optimisation with a multiplier",
             "cpo": "constrained policy optimisation: the limit inside the trust region",
             "scpo": "the same with a limit on the dearest step of an episode",
+            "guide": "learn to move about safely where there is no task, for students and for guards",
+            "sagui": "learn a task as the student of such a guide, which takes over when an episode costs",
         },
     ),
     "deploy": (

@@ -27,6 +27,7 @@ def load_for(directory: Path, task: str) -> LoadedPolicy:
     """
     wanted = registry.spec(task)
     from safehold.learn.checkpoint import load_checkpoint
+    from safehold.learn.guided import guide
     from safehold.workflows.train import load
 
     checkpoint = load_checkpoint(directory)
@@ -36,7 +37,8 @@ def load_for(directory: Path, task: str) -> LoadedPolicy:
             "`safehold train` leaves it in OUT/policy"
         )
     _check_same(TaskSpec.of_json(checkpoint.meta["spec"]), wanted, directory)
-    return LoadedPolicy(load(directory, expected_digest=checkpoint.digest), checkpoint.digest)
+    read = guide.load_guide if checkpoint.kind == guide.KIND else load
+    return LoadedPolicy(read(directory, expected_digest=checkpoint.digest), checkpoint.digest)
 
 
 def _check_same(trained: TaskSpec, wanted: TaskSpec, directory: Path) -> None:

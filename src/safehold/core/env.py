@@ -67,3 +67,16 @@ class SafeEnvs(Protocol):
     def close(self) -> None:
         """Releases what the worlds hold."""
         ...
+
+
+@runtime_checkable
+class PlacedEnvs(SafeEnvs, Protocol):
+    """Worlds whose robots are somewhere."""
+
+    def positions(self, rows: Int[np.ndarray, "m"]) -> Float[np.ndarray, "m two"]:
+        """Where the robots of these worlds are after their last step or reset, in metres.
+
+        Raises:
+            UsageError: if the task does not say.
+        """
+        ...

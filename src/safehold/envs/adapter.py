@@ -49,6 +49,15 @@ class ArrayWorld(Protocol):
         ...
 
 
+@runtime_checkable
+class PlacedWorld(Protocol):
+    """Of array worlds whose robots are somewhere; others give `info["position"]` at every reset and step."""
+
+    def positions(self, rows: Int[np.ndarray, "m"]) -> Float[np.ndarray, "m two"]:
+        """Where the robots of these rows are, in metres."""
+        ...
+
+
 CostSource = Callable[[Mapping[str, Any]], object]
 """Where the cost of a step comes from: a function of the step's info."""
 

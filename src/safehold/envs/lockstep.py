@@ -1,6 +1,7 @@
 """Many worlds of one task that step together: one after another, or all in one array step, behind the same checks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -8,7 +9,7 @@ from jaxtyping import Float, Int
 from safehold.core.env import SafeEnv, SafeEnvs, Stepped
 from safehold.core.errors import EnvironmentFault, UsageError
 from safehold.core.spec import TaskSpec
-from safehold.envs.adapter import ArrayWorld, Task, named_costs
+from safehold.envs.adapter import ArrayWorld, PlacedWorld, Task, named_costs
 
 
 def make_many(task: Task, n: int) -> SafeEnvs:
@@ -36,6 +37,7 @@ class InTurn:
             raise UsageError("no environments: worlds that step together are at least one")
         self._environments = tuple(environments)
         self._spec = environments[0].spec_of_task
+        self._infos: list[Mapping[str, Any]] = [{} for _ in environments]
 
     @property
     def spec_of_task(self) -> TaskSpec:
@@ -48,7 +50,8 @@ class InTurn:
 
     def reset(self, row: int, *, seed: int) -> Float[np.ndarray, "o"]:
         """A fresh episode in one world."""
-        return self._environments[row].reset(seed=seed)[0]
+        observation, self._infos[row] = self._environments[row].reset(seed=seed)
+        return observation
 
     def step(self, rows: Int[np.ndarray, "m"], actions: Float[np.ndarray, "m a"]) -> Stepped:
         """One step in each of these worlds."""
@@ -61,8 +64,21 @@ class InTurn:
             observations[place], rewards[place], terminated[place], truncated[place], info = environment.step(
                 actions[place]
             )
-            costs[place] = named_costs(info, spec)
+            costs[place], self._infos[row] = named_costs(info, spec), info
         return Stepped(observations, rewards, costs, terminated, truncated)
+
+    def positions(self, rows: Int[np.ndarray, "m"]) -> Float[np.ndarray, "m two"]:
+        """Where the robots of these worlds are: `info["position"]` of their last step or reset, in metres.
+
+        Raises:
+            UsageError: if these worlds do not say where their robots are.
+        """
+        if any("position" not in self._infos[row] for row in rows):
+            raise UsageError(
+                f'{self._spec.env_id}: no info["position"]; a distance between positions needs worlds that give it at '
+                "every reset and step"
+            )
+        return np.array([self._infos[row]["position"] for row in rows], dtype=np.float64)
 
     def close(self) -> None:
         """Closes all worlds."""
@@ -119,6 +135,16 @@ class AtOnce:
         truncated = (self._steps[rows] >= self._spec.horizon) & ~terminated
         self._running[rows] = ~(terminated | truncated)
         return Stepped(observations, rewards.astype(np.float64), costs.astype(np.float64), terminated, truncated)
+
+    def positions(self, rows: Int[np.ndarray, "m"]) -> Float[np.ndarray, "m two"]:
+        """Where the robots of these rows are, in metres.
+
+        Raises:
+            UsageError: if these worlds do not say where their robots are.
+        """
+        if not isinstance(self._worlds, PlacedWorld):
+            raise UsageError(f"{self._spec.env_id}: these worlds do not say where their robots are")
+        return self._worlds.positions(rows)
 
     def close(self) -> None:
         """Holds nothing."""

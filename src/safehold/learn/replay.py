@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
 from safehold.core.spec import TaskSpec
 from safehold.learn.actions import Continuous, box_of
@@ -38,8 +39,8 @@ class ReplayBuffer:
         """Steps that are kept."""
         return min(self._added, self._capacity)
 
-    def add(self, batch: StepBatch) -> None:
-        """Takes the steps of a batch in, in the order in which they were taken."""
+    def add(self, batch: StepBatch, chosen: Bool[np.ndarray, "T n"] | None = None) -> None:
+        """Takes the steps of a batch in, or the chosen ones, in the order in which they were taken."""
         executed = self._box.clip(batch.actions.reshape(batch.n_steps, -1))
         rows = {
             "observations": batch.observations.reshape(batch.n_steps, -1),
@@ -49,11 +50,13 @@ class ReplayBuffer:
             "next_observations": batch.next_observations.reshape(batch.n_steps, -1),
             "goes_on": (~batch.terminated).ravel().astype(np.float32),
         }
-        kept = slice(max(0, batch.n_steps - self._capacity), None)
-        places = torch.arange(self._added, self._added + batch.n_steps)[kept] % self._capacity
+        taken = np.arange(batch.n_steps) if chosen is None else np.flatnonzero(chosen)
+        kept = taken[-self._capacity :]
+        added = self._added + len(taken)
+        places = torch.arange(added - len(kept), added) % self._capacity
         for name, values in rows.items():
             self._columns[name][places] = to_tensor(values[kept])
-        self._added += batch.n_steps
+        self._added = added
 
     def sample(self, count: int, generator: torch.Generator) -> Transitions:
         """`count` steps, drawn with replacement."""

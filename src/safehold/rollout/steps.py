@@ -26,6 +26,20 @@ class Explorer(Protocol):
         ...
 
 
+@runtime_checkable
+class SharedExplorer(Explorer, Protocol):
+    """An explorer of which another policy than the one that learns acts at times; it is told what steps cost."""
+
+    @property
+    def handed_over(self) -> Bool[np.ndarray, "n"]:
+        """Whose the actions of the last `act` are: true for the other policy's."""
+        ...
+
+    def observe(self, costs: Float[np.ndarray, "n k"], ended: Bool[np.ndarray, "n"]) -> None:
+        """What the step cost, and where the next one is of another episode."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FinishedEpisode:
     """Undiscounted returns of one whole episode, and the largest cost of a single step of each name."""
@@ -43,6 +57,7 @@ class StepBatch:
     `next_observations` belongs to the same episode as `observations`, also at its last step, so that a value can be
     taken of the state where the clock stopped it. `terminated`: the task ended there, nothing follows. `ended`: the
     next row is of another episode, whether the task ended or only the clock. `episodes`: those that ended, whole.
+    `handed_over`: steps that another policy than the one that learns took; None where there is no other.
     """
 
     observations: Float[np.ndarray, "T n o"]
@@ -53,6 +68,7 @@ class StepBatch:
     terminated: Bool[np.ndarray, "T n"]
     ended: Bool[np.ndarray, "T n"]
     episodes: tuple[FinishedEpisode, ...]
+    handed_over: Bool[np.ndarray, "T n"] | None = None
 
     @property
     def n_steps(self) -> int:
@@ -153,6 +169,8 @@ class StepCollector:
         costs = np.empty((steps, n, len(spec.cost_names)))
         terminated = np.zeros((steps, n), dtype=np.bool_)
         ended = np.zeros((steps, n), dtype=np.bool_)
+        shared = explorer if isinstance(explorer, SharedExplorer) else None
+        handed_over = None if shared is None else np.zeros((steps, n), dtype=np.bool_)
         episodes: list[FinishedEpisode] = []
         rows = np.arange(n)
         for t in range(steps):
@@ -170,6 +188,9 @@ class StepCollector:
             self._observations = stepped.observations.copy()
             self._running.count(rows, executed, stepped)
             ended[t] = whole | [self._running.cut(row) for row in range(n)]
+            if shared is not None and handed_over is not None:
+                handed_over[t] = shared.handed_over
+                shared.observe(stepped.costs, ended[t])
             for row in np.flatnonzero(ended[t]).tolist():
                 if whole[row]:
                     episodes.append(self._running.finished(row))
@@ -183,6 +204,7 @@ class StepCollector:
             terminated=terminated,
             ended=ended,
             episodes=tuple(episodes),
+            handed_over=handed_over,
         )
 
     def state(self) -> CollectorState:

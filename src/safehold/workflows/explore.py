@@ -9,13 +9,17 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from safehold.core.config import Config
 from safehold.core.constraint import Limit, LimitKind, MaximumCost
-from safehold.core.env import SafeEnvs
+from safehold.core.env import PlacedEnvs, SafeEnvs
 from safehold.core.errors import UsageError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
 from safehold.envs import registry
 from safehold.envs.augmented import Augmented
+from safehold.envs.roaming import DISTANCES, Roaming
 from safehold.learn.augmented_policy import LearntPolicy
+from safehold.learn.guided.abstraction import between
+from safehold.learn.guided.guide import Guide, GuideConfig, load_guide
+from safehold.learn.guided.student import StudentConfig, student
 from safehold.learn.hooks import Stop
 from safehold.learn.interact import OnlineLearner, OnlineProgress, OnlineRun, interact
 from safehold.learn.multiplier_network import MultiplierField
@@ -27,10 +31,20 @@ from safehold.learn.online.sac_lag import SACLagConfig, sac_lag
 from safehold.learn.online.statewise_lag import LIMIT_KINDS, StatePrice, StatewiseLagConfig, statewise_lag
 from safehold.learn.online.trpo_lag import TRPOLagConfig, TRPOLagLearner
 from safehold.learn.online.zoo import Evaluation, ZooPolicy
+from safehold.learn.squashed_policy import SquashedPolicy
 from safehold.rollout.episodes import rollout
 from safehold.rollout.steps import FinishedEpisode, StepCollector
 
-OnlineConfig = PPOLagConfig | SACLagConfig | StatewiseLagConfig | TRPOLagConfig | CPOConfig | SCPOConfig
+OnlineConfig = (
+    PPOLagConfig
+    | SACLagConfig
+    | StatewiseLagConfig
+    | TRPOLagConfig
+    | CPOConfig
+    | SCPOConfig
+    | GuideConfig
+    | StudentConfig
+)
 """The configurations of the online methods."""
 
 
@@ -71,13 +85,13 @@ class Method:
     """How one method is configured, and built: of a task, its configuration, a limit or none, and streams.
 
     `defaults` are those of a run of it; `limit_kind` says what kind of limit it takes; `worlds` makes of a task's
-    worlds those that the learner sees, from the name of the limited cost.
+    worlds those that the learner sees, from the configuration and the name of the limited cost.
     """
 
     defaults: ExploreConfig
     limit_kind: Callable[[OnlineConfig], LimitKind]
     build: Callable[[TaskSpec, OnlineConfig, Limit | None, Streams], OnlineLearner[LearntPolicy]]
-    worlds: Callable[[SafeEnvs, str], SafeEnvs] = lambda worlds, _: worlds
+    worlds: Callable[[SafeEnvs, OnlineConfig, str], SafeEnvs] = lambda worlds, _config, _cost: worlds
 
 
 def _ppo_lag(
@@ -113,6 +127,23 @@ def _cpo(spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Str
     return CPOLearner(spec, config, _needed(limit, method_name(config)), streams)
 
 
+def _guide(spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, GuideConfig)
+    return sac_lag(spec, config.sac_lag, _needed(limit, "guide"), streams)
+
+
+def _roaming(worlds: SafeEnvs, config: OnlineConfig, cost: str) -> SafeEnvs:  # noqa: ARG001 - whatever is limited
+    assert isinstance(config, GuideConfig)
+    if not isinstance(worlds, PlacedEnvs):
+        raise UsageError(f"{worlds.spec_of_task.env_id}: these worlds do not say where their robots are")
+    return Roaming(worlds, DISTANCES[config.distance], config.arena)
+
+
+def _sagui(spec: TaskSpec, config: OnlineConfig, limit: Limit | None, streams: Streams) -> OnlineLearner[LearntPolicy]:
+    assert isinstance(config, StudentConfig)
+    return student(spec, config, load_guide(config.guide), _needed(limit, "sagui"), streams)
+
+
 def _needed(limit: Limit | None, method: str) -> Limit:
     """The limit, for methods that are nothing without one."""
     if limit is None:
@@ -146,7 +177,18 @@ METHODS: Mapping[str, Method] = {
         _TRPO_LAG.model_copy(update={"method": SCPOConfig()}),
         _peak,
         _cpo,
-        worlds=lambda worlds, cost: Augmented(worlds, MaximumCost(cost)),
+        worlds=lambda worlds, _config, cost: Augmented(worlds, MaximumCost(cost)),
+    ),
+    "guide": Method(
+        _SAC_LAG.model_copy(update={"env_id": "toy/PointRobotGuide", "limit": 3.0, "method": GuideConfig()}),
+        _mean,
+        _guide,
+        worlds=_roaming,
+    ),
+    "sagui": Method(
+        _SAC_LAG.model_copy(update={"env_id": "toy/PointRobot", "limit": 3.0, "method": StudentConfig()}),
+        _mean,
+        _sagui,
     ),
 }
 """The methods of `safehold explore`."""
@@ -207,7 +249,7 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
         cost = limited_cost(config, spec)
         method = METHODS[method_name(config.method)]
         limit = None if config.limit is None else Limit(cost, config.limit, method.limit_kind(config.method))
-        seen = method.worlds(environments, cost)
+        seen = method.worlds(environments, config.method, cost)
         learner = method.build(seen.spec_of_task, config.method, limit, streams)
         collector = StepCollector(seen, streams)
         run = OnlineRun(learner, collector, steps_per_batch=config.steps_per_batch, streams=streams)
@@ -224,6 +266,21 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
     price = learner.price if isinstance(learner, SACLearner) else None
     multipliers = price.field() if isinstance(price, StatePrice) else None
     return Exploration(config, tuple(diary.snapshots), tuple(diary.curve), multipliers)
+
+
+def guide_of(exploration: Exploration) -> Guide:
+    """What a run of "guide" leaves for its target task: the last snapshot, behind the abstraction of the two tasks.
+
+    Raises:
+        UsageError: if the run is of another method, or was stopped before its first snapshot.
+        DataError: if the target's observation does not hold the source's.
+    """
+    config = exploration.config
+    if not isinstance(config.method, GuideConfig) or not exploration.snapshots:
+        raise UsageError("a guide is what a run of the method guide leaves at its end; this one left none")
+    policy = exploration.snapshots[-1].policy
+    assert isinstance(policy, SquashedPolicy)  # what SAC learns
+    return Guide(policy, between(registry.task(config.env_id).parts, registry.task(config.method.target).parts))
 
 
 def limited_cost(config: ExploreConfig, spec: TaskSpec) -> str:

@@ -1,11 +1,13 @@
 """What every method that learns online must keep."""
 
 import dataclasses
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from made_up_guide import made_up_guide
 from made_up_steps import SPEC, made_up_batch
 
 from safehold.core.constraint import Limit
@@ -16,6 +18,9 @@ from safehold.core.spec import Discrete, TaskSpec
 from safehold.envs import registry
 from safehold.learn.augmented_policy import AugmentedPolicy, LearntPolicy
 from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
+from safehold.learn.guided.guide import GuideConfig, save_guide
+from safehold.learn.guided.handover import HandoverConfig
+from safehold.learn.guided.student import StudentConfig
 from safehold.learn.interact import OnlineLearner, OnlineRun
 from safehold.learn.learner import Learner, State
 from safehold.learn.multiplier import MultiplierConfig
@@ -31,24 +36,45 @@ from safehold.testing.learner_contract import assert_equal_states
 from safehold.workflows.explore import METHODS, OnlineConfig, method_name
 
 CORE = SACConfig(hidden=(8,), batch_size=16, capacity=500, random_steps=32, gradient_steps=0.1)
+LAGGED = SACLagConfig(sac=CORE, multiplier=MultiplierConfig(initial=0.7, integral_gain=0.1), episodes_per_step=2)
 NETWORK = MultiplierNetworkConfig(hidden=(8,), warm_up=2, interval=2)
 SMALL: dict[str, OnlineConfig] = {
     "ppo_lag": PPOLagConfig(hidden=(8,), minibatch=16, epochs=2, multiplier=MultiplierConfig(integral_gain=0.1)),
-    "sac_lag": SACLagConfig(sac=CORE, multiplier=MultiplierConfig(integral_gain=0.1), episodes_per_step=2),
+    "sac_lag": LAGGED,
     "immediate": StatewiseLagConfig(sac=CORE, multiplier=NETWORK, constraint="immediate"),
     "value": StatewiseLagConfig(sac=CORE, multiplier=NETWORK, constraint="value"),
     "reachability": StatewiseLagConfig(sac=CORE, multiplier=NETWORK, constraint="reachability"),
     "trpo_lag": TRPOLagConfig(hidden=(8,), minibatch=16, epochs=2, multiplier=MultiplierConfig(integral_gain=0.1)),
     "cpo": CPOConfig(hidden=(8,), minibatch=16, epochs=2),
     "scpo": SCPOConfig(hidden=(8,), minibatch=16, epochs=2),
+    "guide": GuideConfig(sac_lag=LAGGED),
+    "sagui": StudentConfig(sac_lag=LAGGED),
+    "sagui by turns": StudentConfig(
+        sac_lag=LAGGED,
+        distillation="code",
+        handover=HandoverConfig(rule="linear_decay", decay_steps=300),
+        start="guide",
+    ),
 }
+GUIDES = tempfile.TemporaryDirectory()
 every_method = pytest.mark.parametrize("name", SMALL)
+
+
+def config_of(name: str, spec: TaskSpec = SPEC) -> OnlineConfig:
+    """A student's with the place of a guide for the task."""
+    config = SMALL[name]
+    if not isinstance(config, StudentConfig):
+        return config
+    place = Path(GUIDES.name) / str(spec.observation_size)
+    if not place.exists():
+        save_guide(place, made_up_guide(spec), spec, {})
+    return config.model_copy(update={"guide": place})
 
 
 def build(name: str, spec: TaskSpec = SPEC, seed: int = 0, cost: str = "cost") -> OnlineLearner[LearntPolicy]:
     method = METHODS[method_name(SMALL[name])]
     limit = Limit(cost, 0.5, method.limit_kind(SMALL[name]))
-    return method.build(spec, SMALL[name], limit, Streams(seed))
+    return method.build(spec, config_of(name, spec), limit, Streams(seed))
 
 
 def test_every_method_is_tried():
@@ -82,7 +108,7 @@ def test_a_resumed_run_equals_the_unbroken_one_bit_for_bit(name, tmp_path: Path)
     def run() -> OnlineRun:
         streams = Streams(4)
         method = METHODS[method_name(SMALL[name])]
-        worlds = method.worlds(registry.make_many("toy/PointRobot", 3), "cost")
+        worlds = method.worlds(registry.make_many("toy/PointRobot", 3), config_of(name), "cost")
         return OnlineRun(
             build(name, worlds.spec_of_task), StepCollector(worlds, streams), steps_per_batch=48, streams=streams
         )
@@ -153,6 +179,7 @@ def test_a_policy_is_frozen_and_acts_inside_its_bounds(name):
 
 @every_method
 def test_discrete_actions_and_foreign_costs_are_refused(name):
+    config_of(name)  # a student's guide is there
     with pytest.raises(UsageError, match="continuous actions"):
         build(name, dataclasses.replace(SPEC, action=Discrete(4)))
     with pytest.raises(UsageError, match="on 'heat'"):

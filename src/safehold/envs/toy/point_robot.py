@@ -39,6 +39,8 @@ LOOK_AHEAD = 10
 """Steps after which a robot that kept out of every disc is called saved."""
 GOAL_ENTRIES = 2
 """The last entries of an observation with a goal: the way to it. Without them it is the guide's observation."""
+PARTS = {"position": slice(0, 2), "velocity": slice(2, 4), "hazard": slice(4, 7)}
+"""Entries of the guide's observation, and the first of one with a goal."""
 
 
 class PointRobots:
@@ -73,6 +75,10 @@ class PointRobots:
             self._targets[row] = self._free_place(row)
         return self._observations(rows), rewards, costs_at(self._positions[rows]), np.zeros(len(rows), dtype=np.bool_)
 
+    def positions(self, rows: Int[np.ndarray, "m"]) -> Float[np.ndarray, "m two"]:
+        """Where the robots of these rows are, in metres."""
+        return self._positions[rows]
+
     def _free_place(self, row: int) -> Float[np.ndarray, "two"]:
         """A place drawn uniformly from those that keep the clearance."""
         while True:
@@ -94,13 +100,15 @@ class PointRobot:
 
     def reset(self, *, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
         """At rest, somewhere free."""
-        return self._robots.reset(0, seed=seed), {}
+        observation = self._robots.reset(0, seed=seed)
+        return observation, {"position": observation[:2].tolist()}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step."""
         observations, rewards, costs, _ = self._robots.step(np.zeros(1, dtype=np.int64), action[None])
         cost, depth = costs[0].tolist()
-        return observations[0], float(rewards[0]), False, False, {"cost": cost, "costs": {"depth": depth}}
+        info = {"cost": cost, "costs": {"depth": depth}, "position": observations[0, :2].tolist()}
+        return observations[0], float(rewards[0]), False, False, info
 
     def close(self) -> None:
         """Holds nothing."""
@@ -194,6 +202,7 @@ def _task(env_id: str, *, goals: bool) -> Task:
         ),
         world=lambda: PointRobot(goals=goals),
         worlds=lambda n: PointRobots(n, goals=goals),
+        parts=PARTS | ({"goal": slice(7, 7 + GOAL_ENTRIES)} if goals else {}),
     )
 
 

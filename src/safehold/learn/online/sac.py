@@ -4,7 +4,8 @@ A method brings a `Price`: what a step's cost counts for, and how that answers v
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from safehold.core.config import Config
-from safehold.core.errors import DataError
+from safehold.core.errors import DataError, UsageError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
 from safehold.learn.actions import box_of
@@ -45,7 +46,9 @@ class SACConfig(Config):
     target_rate: float = Field(default=0.005, gt=0.0, le=1.0)
     """Share by which the slow copies of critics follow in a step."""
     initial_temperature: PositiveFloat = 0.5
-    """Weight of the entropy at the start, in reward units a nat; learnt from then on."""
+    """Weight of the entropy at the start, in reward units a nat."""
+    temperature: Literal["learnt", "fixed"] = "learnt"
+    """Whether that weight follows the entropy from then on, or stays; SaGui's guide has it fixed at 1."""
     batch_size: PositiveInt = 256
     """Steps in one gradient step."""
     capacity: PositiveInt = 1_000_000
@@ -87,17 +90,79 @@ class Price(Kept, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What one gradient step learns from.
+
+    `rows`: steps, with the rewards that the critics are to see. `weights`: what each of them counts for, 1 for all but
+    those of another policy. `entropy`: weight of the entropy beyond the temperature, in reward units a nat. `metrics`:
+    what is to be told of it.
+    """
+
+    rows: Transitions
+    weights: Float[Tensor, "B"]
+    entropy: float
+    metrics: Metrics
+
+
+@runtime_checkable
+class Experience(Kept, Protocol):
+    """Who takes the steps, which of them are kept, and what they count for."""
+
+    def explorer(self, own: Explorer, rng: np.random.Generator) -> Explorer:
+        """Who draws the actions of the next batch, where the learner alone would let `own` do it."""
+        ...
+
+    def add(self, batch: StepBatch) -> None:
+        """Takes steps in."""
+        ...
+
+    def lesson(self, count: int, actor: TanhGaussianActor, generator: torch.Generator) -> Lesson:
+        """`count` steps, for a policy that is as `actor` is now; every draw comes from `generator`."""
+        ...
+
+
+class OwnExperience:
+    """The learner's own steps, every one alike."""
+
+    def __init__(self, spec: TaskSpec, capacity: int) -> None:
+        self._replay = ReplayBuffer(spec, capacity)
+
+    def explorer(self, own: Explorer, rng: np.random.Generator) -> Explorer:  # noqa: ARG002 - `own` draws
+        """The learner's."""
+        return own
+
+    def add(self, batch: StepBatch) -> None:
+        """Takes steps in."""
+        self._replay.add(batch)
+
+    def lesson(self, count: int, actor: TanhGaussianActor, generator: torch.Generator) -> Lesson:  # noqa: ARG002
+        """Steps drawn uniformly."""
+        rows = self._replay.sample(count, generator)
+        return Lesson(rows=rows, weights=torch.ones(count), entropy=0.0, metrics={})
+
+    def state(self) -> State:
+        """Every step that is kept."""
+        return self._replay.state()
+
+    def restore(self, state: State) -> None:
+        """Goes back to saved steps."""
+        self._replay.restore(state)
+
+
 class SACLearner:
     """Maximises E sum of (reward + temperature entropy) less the price of the costs.
 
     Losses, with y the targets from slow copies and a' ~ pi(s') [SAC, arXiv 1812.05905, with its learnt temperature]:
 
-        reward critics   (Q_r - y_r)^2,   y_r = r + gamma (min Q_r'(s', a') - alpha log pi(a'|s'))
+        reward critics   (Q_r - y_r)^2,   y_r = r + gamma (min Q_r'(s', a') - alpha' log pi(a'|s'))
         cost critic      (Q_c - y_c)^2,   y_c by the price's `CostValue`; one network, no minimum
-        policy           alpha log pi(a|s) - min Q_r(s, a) + w(s) Q_c(s, a),   a ~ pi(s)   [SaGui, arXiv 2307.14316]
+        policy           alpha' log pi(a|s) - min Q_r(s, a) + w(s) Q_c(s, a),   a ~ pi(s)   [SaGui, arXiv 2307.14316]
         temperature      -alpha (log pi(a|s) + target),   target = -|A|,   alpha = softplus(theta)
 
-    Nothing follows where the task ended; where only the clock did, the critics go on.
+    Nothing follows where the task ended; where only the clock did, the critics go on. Errors of critics and the
+    policy's loss are weighed row by row, and alpha' = alpha + what the `Experience` adds: 1 and 0 but for a learner
+    that leans on another policy.
 
     Args:
         spec: the task; its actions must be continuous.
@@ -105,9 +170,23 @@ class SACLearner:
         price: of costs; None for no limit.
         cost: name of the cost that is reported (and priced).
         streams: weights are drawn from its stream "weights", batches and noise of updates from "updates".
+        experience: what is learnt from; the learner's own steps if none is given.
+        start: a policy network to begin as, instead of fresh weights.
+
+    Raises:
+        UsageError: if `start` is of another shape than the configured network.
     """
 
-    def __init__(self, spec: TaskSpec, config: SACConfig, price: Price | None, cost: str, streams: Streams) -> None:
+    def __init__(
+        self,
+        spec: TaskSpec,
+        config: SACConfig,
+        price: Price | None,
+        cost: str,
+        streams: Streams,
+        experience: Experience | None = None,
+        start: TanhGaussianActor | None = None,
+    ) -> None:
         self._box = box_of(spec)
         self._config = config
         self._price = price
@@ -115,6 +194,8 @@ class SACLearner:
         generator = torch_generator(streams.integer("weights"))
         observations, actions, hidden = spec.observation_size, self._box.size, config.hidden
         actor = TanhGaussianActor(observations, actions, hidden, log_sd_range=LOG_SD_RANGE, generator=generator)
+        if start is not None:
+            begin_as(actor, start)
         rewards = Critics(observations, actions, members=2, signals=1, hidden=hidden, generator=generator)
         costs = Critics(observations, actions, members=1, signals=1, hidden=hidden, generator=generator)
         self._actor = Part("policy", actor, config.learning_rate)
@@ -123,7 +204,7 @@ class SACLearner:
         self._temperature = Part("temperature", Temperature(config.initial_temperature), config.learning_rate)
         self._slow_rewards = SlowCopy(rewards, config.target_rate)
         self._slow_costs = SlowCopy(costs, config.target_rate)
-        self._replay = ReplayBuffer(spec, config.capacity)
+        self._experience = OwnExperience(spec, config.capacity) if experience is None else experience
         self._generator = torch_generator(streams.integer("updates"))
         self._kept: dict[str, Kept] = {
             "actor": self._actor,
@@ -132,7 +213,7 @@ class SACLearner:
             "temperature": self._temperature,
             "slow_reward_critics": self._slow_rewards,
             "slow_cost_critic": self._slow_costs,
-            "replay": self._replay,
+            "replay": self._experience,
         }
         if price is not None:
             self._kept["price"] = price
@@ -149,10 +230,13 @@ class SACLearner:
         return freeze_squashed(self._actor.network, LOG_SD_RANGE, self._box)
 
     def explorer(self, rng: np.random.Generator) -> Explorer:
-        """Uniform actions at first, then the policy."""
+        """Uniform actions at first, then the policy; or whoever the experience lets act beside it."""
+        own: Explorer
         if self._steps < self._config.random_steps:
-            return UniformExplorer(self._box, rng)
-        return SquashedExplorer(self.policy(), rng)
+            own = UniformExplorer(self._box, rng)
+        else:
+            own = SquashedExplorer(self.policy(), rng)
+        return self._experience.explorer(own, rng)
 
     def update(self, batch: StepBatch) -> Metrics:
         """Keeps the steps, answers the episodes that ended, and makes the gradient steps that are due.
@@ -165,13 +249,13 @@ class SACLearner:
         metrics = episode_metrics(batch.episodes, self._cost_column)
         if self._price is not None:
             self._price.finish(batch.episodes)
-        self._replay.add(batch)
+        self._experience.add(batch)
         self._steps += batch.n_steps
         if self._steps >= self._config.random_steps:
             self._owed += self._config.gradient_steps * batch.n_steps
         last: Metrics = {}
         while self._owed >= 1.0:
-            last = self._improve(self._replay.sample(self._config.batch_size, self._generator))
+            last = self._improve(self._experience.lesson(self._config.batch_size, self._actor.network, self._generator))
             self._owed -= 1.0
         return {**metrics, **last}
 
@@ -193,54 +277,57 @@ class SACLearner:
         restore_all(self._kept, self._generator, saved, state)
         self._steps, self._owed = steps, owed
 
-    def _improve(self, rows: Transitions) -> Metrics:
+    def _improve(self, lesson: Lesson) -> Metrics:
         """One gradient step of everything."""
-        metrics = {"reward_critic_loss": self._rewards.descend(self._reward_loss(rows))}
+        rows = lesson.rows
+        metrics = {"reward_critic_loss": self._rewards.descend(self._reward_loss(lesson))}
         if self._price is not None:
-            metrics["cost_critic_loss"] = self._costs.descend(self._cost_loss(rows, self._price))
+            metrics["cost_critic_loss"] = self._costs.descend(self._cost_loss(lesson, self._price))
         acting = self._actor.network(rows.observations)
         actions, log_density = acting.sample_with_log_density(self._generator)
-        loss = policy_loss(
-            log_density,
-            self._rewards.network(rows.observations, actions)[..., 0].min(dim=-1).values,
-            self._temperature.network().detach(),
-        )
+        least = self._rewards.network(rows.observations, actions)[..., 0].min(dim=-1).values
+        losses = (self._temperature.network().detach() + lesson.entropy) * log_density - least
         priced: Metrics = {"multiplier": 0.0}
         if self._price is not None:
             expected = self._costs.network(rows.observations, actions)[:, 0, 0]
             fixed = expected.detach()
-            loss = loss + (self._price.weights(rows.observations, fixed) * expected).mean()
+            losses = losses + self._price.weights(rows.observations, fixed) * expected
             priced = self._price.improve(rows, fixed)
-        metrics["policy_loss"] = self._actor.descend(loss)
-        surplus = (log_density.detach() - self._box.size).mean()
-        self._temperature.descend(-self._temperature.network() * surplus)
+        metrics["policy_loss"] = self._actor.descend((lesson.weights * losses).mean())
+        if self._config.temperature == "learnt":
+            surplus = (log_density.detach() - self._box.size).mean()
+            self._temperature.descend(-self._temperature.network() * surplus)
         self._slow_rewards.follow()
         self._slow_costs.follow()
         return {
             **metrics,
             **priced,
+            **lesson.metrics,
             "temperature": float(self._temperature.network().detach()),
             "entropy": -float(log_density.detach().mean()),
             "sd": float(acting.inner.log_sd.detach().exp().mean()),  # before the tanh
         }
 
-    def _reward_loss(self, rows: Transitions) -> Float[Tensor, ""]:
+    def _reward_loss(self, lesson: Lesson) -> Float[Tensor, ""]:
         """Squared errors of both reward critics."""
+        rows = lesson.rows
         with torch.no_grad():
             following, log_density = self._drawn(rows.next_observations)
             least = self._slow_rewards.network(rows.next_observations, following)[..., 0].min(dim=-1).values
-            soft = least - self._temperature.network() * log_density
+            soft = least - (self._temperature.network() + lesson.entropy) * log_density
             targets = rows.rewards + self._config.discount * rows.goes_on * soft
         said = self._rewards.network(rows.observations, rows.actions)[..., 0]
-        return 0.5 * (said - targets[:, None]).square().mean(dim=0).sum()
+        return 0.5 * (lesson.weights[:, None] * (said - targets[:, None]).square()).mean(dim=0).sum()
 
-    def _cost_loss(self, rows: Transitions, price: Price) -> Float[Tensor, ""]:
+    def _cost_loss(self, lesson: Lesson, price: Price) -> Float[Tensor, ""]:
         """Squared error of the cost critic."""
+        rows = lesson.rows
         with torch.no_grad():
             following, _ = self._drawn(rows.next_observations)
             ahead = self._slow_costs.network(rows.next_observations, following)[:, 0, 0]
             targets = price.value.targets(price.signal(rows), ahead, rows.goes_on)
-        return 0.5 * (self._costs.network(rows.observations, rows.actions)[:, 0, 0] - targets).square().mean()
+        said = self._costs.network(rows.observations, rows.actions)[:, 0, 0]
+        return 0.5 * (lesson.weights * (said - targets).square()).mean()
 
     def _drawn(self, observations: Float[Tensor, "B o"]) -> tuple[Float[Tensor, "B a"], Float[Tensor, "B"]]:
         """The policy's actions and the logs of their densities."""
@@ -259,8 +346,16 @@ class Temperature(nn.Module):
         return nn.functional.softplus(self.theta)
 
 
-def policy_loss(
-    log_density: Float[Tensor, "B"], rewards: Float[Tensor, "B"], temperature: Float[Tensor, ""]
-) -> Float[Tensor, ""]:
-    """E[alpha log pi(a|s) - Q(s, a)], without the price of costs.   [SAC]."""
-    return (temperature * log_density - rewards).mean()
+def begin_as(actor: TanhGaussianActor, start: TanhGaussianActor) -> None:
+    """Gives an actor the weights of another.
+
+    Raises:
+        UsageError: if they are of different shapes.
+    """
+    own, theirs = actor.state_dict(), start.state_dict()
+    if {name: value.shape for name, value in own.items()} != {name: value.shape for name, value in theirs.items()}:
+        raise UsageError(
+            "the policy to begin as has layers of other sizes than those that are configured; give the learner the "
+            "hidden sizes of that policy"
+        )
+    actor.load_state_dict(theirs)

@@ -69,6 +69,11 @@ class ScalarPrice:
         """The discounted sum of costs."""
         return self._value
 
+    @property
+    def multiplier(self) -> float:
+        """The multiplier itself, without damping, in reward units per cost unit."""
+        return self._multiplier.value
+
     def signal(self, rows: Transitions) -> Float[Tensor, "B"]:
         """The cost itself."""
         return rows.costs[:, self._column]

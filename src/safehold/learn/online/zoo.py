@@ -1,6 +1,6 @@
 """A zoo: snapshots of policies along several training runs, kept together with what each earned and cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,13 +71,7 @@ def save_zoo(directory: Path, *, env_id: str, policies: Sequence[ZooPolicy], pro
         raise DataError(f"two of the {len(names)} policies have the same name; a zoo tells its policies by name")
     tensors: dict[str, torch.Tensor] = {}
     for entry in policies:
-        policy = _inner(entry.policy)
-        arrays = {
-            **{f"weight.{i}": weight for i, weight in enumerate(policy.weights)},
-            **{f"bias.{i}": bias for i, bias in enumerate(policy.biases)},
-        }
-        if isinstance(policy, GaussianPolicy):
-            arrays |= {name: getattr(policy, name) for name in _GAUSSIAN}
+        arrays = arrays_of(entry.policy)
         tensors |= {f"{entry.name}/{name}": torch.from_numpy(array.copy()) for name, array in arrays.items()}
     meta = {
         "env_id": env_id,
@@ -90,9 +84,7 @@ def save_zoo(directory: Path, *, env_id: str, policies: Sequence[ZooPolicy], pro
                 "seed": entry.seed,
                 "step": entry.step,
                 "evaluations": [asdict(evaluation) for evaluation in entry.evaluations],
-                "action": asdict(_inner(entry.policy).action),
-                "layers": len(_inner(entry.policy).weights),
-                **_kind(entry.policy),
+                **described(entry.policy),
             }
             for entry in policies
         ],
@@ -130,6 +122,43 @@ def _inner(policy: LearntPolicy) -> NoisyPolicy:
     return policy.inner if isinstance(policy, AugmentedPolicy) else policy
 
 
+def arrays_of(policy: LearntPolicy) -> dict[str, np.ndarray]:
+    """All that a policy's network is made of, by name."""
+    inner = _inner(policy)
+    arrays = {
+        **{f"weight.{i}": weight for i, weight in enumerate(inner.weights)},
+        **{f"bias.{i}": bias for i, bias in enumerate(inner.biases)},
+    }
+    if isinstance(inner, GaussianPolicy):
+        arrays |= {name: getattr(inner, name) for name in _GAUSSIAN}
+    return arrays
+
+
+def described(policy: LearntPolicy) -> dict[str, Any]:
+    """All else of a policy, as JSON; `policy_of` makes the policy of both."""
+    inner = _inner(policy)
+    return {"action": asdict(inner.action), "layers": len(inner.weights), **_kind(policy)}
+
+
+def policy_of(described: Mapping[str, Any], array: Callable[[str], np.ndarray]) -> LearntPolicy:
+    """The policy of a description and its arrays, by name.
+
+    Raises:
+        KeyError: if something is missing.
+    """
+    layers = range(int(described["layers"]))
+    weights = tuple(array(f"weight.{i}") for i in layers)
+    biases = tuple(array(f"bias.{i}") for i in layers)
+    action = Box(tuple(described["action"]["low"]), tuple(described["action"]["high"]))
+    squashed = described.get("squashed")  # absent where there were no such policies yet
+    if squashed is not None:
+        low, high = squashed["log_sd_range"]
+        return SquashedPolicy(weights, biases, (float(low), float(high)), action, float(squashed["noise"]))
+    normaliser = {entry: array(entry) for entry in _GAUSSIAN}
+    policy = GaussianPolicy(weights=weights, biases=biases, action=action, **normaliser)
+    return AugmentedPolicy(policy, int(described["remembers"])) if "remembers" in described else policy
+
+
 def _kind(policy: LearntPolicy) -> dict[str, Any]:
     """What a description says of a policy that is not Gaussian, or not of the observation alone."""
     if isinstance(policy, AugmentedPolicy):
@@ -141,24 +170,8 @@ def _kind(policy: LearntPolicy) -> dict[str, Any]:
 
 def _entry(described: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> ZooPolicy:
     """One policy from its description and its tensors."""
-    name, layers = str(described["name"]), range(int(described["layers"]))
-
-    def array(entry: str) -> np.ndarray:
-        return to_array(tensors[f"{name}/{entry}"])
-
-    weights = tuple(array(f"weight.{i}") for i in layers)
-    biases = tuple(array(f"bias.{i}") for i in layers)
-    action = Box(tuple(described["action"]["low"]), tuple(described["action"]["high"]))
-    squashed = described.get("squashed")  # absent where there were no such policies yet
-    policy: LearntPolicy
-    if squashed is None:
-        normaliser = {entry: array(entry) for entry in _GAUSSIAN}
-        policy = GaussianPolicy(weights=weights, biases=biases, action=action, **normaliser)
-        if "remembers" in described:
-            policy = AugmentedPolicy(policy, int(described["remembers"]))
-    else:
-        low, high = squashed["log_sd_range"]
-        policy = SquashedPolicy(weights, biases, (float(low), float(high)), action, float(squashed["noise"]))
+    name = str(described["name"])
+    policy = policy_of(described, lambda entry: to_array(tensors[f"{name}/{entry}"]))
     limit = described["limit"]
     return ZooPolicy(
         name=name,
