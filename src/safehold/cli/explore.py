@@ -66,10 +66,9 @@ def run(arguments: ExploreArguments, output: Output) -> int:
         "config": config.to_json(),
         "curve": [asdict(point) for point in found.curve],
     }
-    guides = isinstance(config.method, GuideConfig)
-    zoo = out / "zoo" if guides else out
+    zoo = out / "zoo" if isinstance(config.method, GuideConfig) else out
     digest = save_zoo(zoo, env_id=config.env_id, policies=found.snapshots, provenance=provenance)
-    if guides:
+    if isinstance(config.method, GuideConfig):
         target = registry.spec(config.method.target)
         save_guide(out / "guide", guide_of(found), target, {"zoo": digest, "config": config.to_json()})
     rows = [

@@ -5,12 +5,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pytest
 import torch
+from made_up_guide import made_up_guide
 from made_up_steps import SPEC, made_up_batch, mean_after_bandits
 
 from safehold.core.constraint import Limit
 from safehold.core.errors import UsageError
 from safehold.core.seeding import Streams
 from safehold.core.spec import Box, TaskSpec
+from safehold.learn.guided.guide import GuideNetwork
+from safehold.learn.guided.student import StudentConfig, student
 from safehold.learn.multiplier import MultiplierConfig
 from safehold.learn.multiplier_network import MultiplierNetworkConfig
 from safehold.learn.online.sac import SACConfig, SACLearner
@@ -53,9 +56,13 @@ def drawn(parameters: list[np.ndarray], observations: np.ndarray, noise: np.ndar
 
 
 class Beside:
-    """One gradient step of a learner, and what NumPy needs to compute it too."""
+    """One gradient step of a learner, and what NumPy needs to compute it too.
 
-    def __init__(self, learner: SACLearner) -> None:
+    `buffer` names where its steps are, `omega` weighs the entropy beside the temperature.
+    """
+
+    def __init__(self, learner: SACLearner, buffer: str = "parts.replay", omega: float = 0.0) -> None:
+        self.omega = omega
         learner.update(made_up_batch(0))
         self.before = self._doubles(learner)
         generator = torch.Generator()
@@ -63,10 +70,10 @@ class Beside:
         self.metrics = learner.update(made_up_batch(1))
         self.after = self._doubles(learner)
         rows = torch.randint(64, (8,), generator=generator)  # the draws of an update, in their order
-        replay = {name: self.after[f"parts.replay.{name}"][rows.numpy()] for name in ("rewards", "costs", "goes_on")}
-        self.observations = self.after["parts.replay.observations"][rows.numpy()]
-        self.next_observations = self.after["parts.replay.next_observations"][rows.numpy()]
-        self.actions = self.after["parts.replay.actions"][rows.numpy()]
+        replay = {name: self.after[f"{buffer}.{name}"][rows.numpy()] for name in ("rewards", "costs", "goes_on")}
+        self.observations = self.after[f"{buffer}.observations"][rows.numpy()]
+        self.next_observations = self.after[f"{buffer}.next_observations"][rows.numpy()]
+        self.actions = self.after[f"{buffer}.actions"][rows.numpy()]
         self.rewards, self.costs, self.goes_on = replay["rewards"], replay["costs"][:, 0], replay["goes_on"]
         self.noises = [torch.randn((8, 2), generator=generator).double().numpy() for _ in range(3)]
 
@@ -77,7 +84,17 @@ class Beside:
 
     @property
     def temperature(self) -> float:
-        return float(np.log1p(np.exp(self.before["parts.temperature.model.theta"])))
+        return float(np.log1p(np.exp(self.before["parts.temperature.model.theta"]))) + self.omega
+
+    def assert_reward_critics_regress(self, rewards: np.ndarray) -> None:
+        """On r + gamma (min Q' - alpha' log pi)."""
+        following, log_density = drawn(actor_net(self.before), self.next_observations, self.noises[0])
+        slow = [self.critic(self.before, "slow_reward_critics", self.next_observations, following, m) for m in (0, 1)]
+        soft = np.minimum(*slow) - self.temperature * log_density
+        targets = rewards + 0.99 * self.goes_on * soft
+        said = [self.critic(self.before, "reward_critics", self.observations, self.actions, m) for m in (0, 1)]
+        expected = sum(0.5 * np.mean((one - targets) ** 2) for one in said)
+        assert self.metrics["reward_critic_loss"] == pytest.approx(expected, rel=1e-4)
 
     def critic(
         self, state: Arrays, part: str, observations: np.ndarray, actions: np.ndarray, member: int
@@ -117,15 +134,7 @@ def scalar_learner(**changes: object) -> SACLearner:
 
 def test_critics_regress_on_the_targets_of_the_equations():
     beside = Beside(scalar_learner())
-    following, log_density = drawn(actor_net(beside.before), beside.next_observations, beside.noises[0])
-    ahead = [
-        beside.critic(beside.before, "slow_reward_critics", beside.next_observations, following, m) for m in (0, 1)
-    ]
-    soft = np.minimum(*ahead) - beside.temperature * log_density
-    targets = beside.rewards + 0.99 * beside.goes_on * soft
-    said = [beside.critic(beside.before, "reward_critics", beside.observations, beside.actions, m) for m in (0, 1)]
-    expected = sum(0.5 * np.mean((one - targets) ** 2) for one in said)
-    assert beside.metrics["reward_critic_loss"] == pytest.approx(expected, rel=1e-4)
+    beside.assert_reward_critics_regress(beside.rewards)
     following, _ = drawn(actor_net(beside.before), beside.next_observations, beside.noises[1])
     dear = beside.critic(beside.before, "slow_cost_critic", beside.next_observations, following, 0)
     targets = beside.costs + 0.99 * beside.goes_on * np.maximum(dear, 0.0)
@@ -163,6 +172,21 @@ def test_the_policys_gradient_is_that_of_finite_differences():
     threshold = 0.02 / (0.01 * SPEC.horizon)
     loss = policy_loss_of(beside, lambda paid: np.maximum(1.5 + 2.0 * (paid.mean() - threshold), 0.0) * np.ones(8))
     assert_gradient(beside, loss)
+
+
+@pytest.mark.parametrize(
+    ("distillation", "reward", "entropy"), [("adaptive", 1.5, 1.5), ("code", 0.16, 0.0), ("none", 0.0, 0.0)]
+)
+def test_distillation_draws_by_the_guides_densities_and_weighs_the_entropy(distillation, reward, entropy):
+    lagged = SACLagConfig(sac=CORE, multiplier=MultiplierConfig(initial=1.5, integral_gain=0.0), damping=0.0)
+    guide = made_up_guide(SPEC)
+    config = StudentConfig(sac_lag=lagged, distillation=distillation)
+    learner = student(SPEC, config, guide, Limit("cost", 0.02), Streams(3))
+    beside = Beside(learner, "parts.replay.own", entropy)
+    told = (torch.from_numpy(values).float() for values in (beside.observations, beside.actions))
+    densities = GuideNetwork(guide).log_density(*told).double().numpy()  # against textbooks in test_guided
+    beside.assert_reward_critics_regress(beside.rewards + reward * densities)
+    assert_gradient(beside, policy_loss_of(beside, lambda _: np.full(8, 1.5)))
 
 
 @pytest.mark.parametrize("constraint", ["immediate", "value", "reachability"])
