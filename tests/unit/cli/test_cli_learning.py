@@ -421,3 +421,20 @@ def test_exploring_by_any_method_leaves_a_zoo(safehold, tmp_path):
     assert refused.code == 2
     assert "There is no flag --method.sac.hidden" in refused.err
     assert "Did you mean `safehold explore sac-lag`" in safehold("explore", "sac_lag").err
+
+
+def test_a_guide_is_left_for_students_and_for_guards(safehold, tmp_path):
+    core = "--method.sac-lag.sac."
+    small = (f"{core}hidden", 8, f"{core}random-steps", 64, f"{core}gradient-steps", 0.05)
+    shape = ("--environments", 8, "--steps-per-batch", 32, "--total-steps", 512, "--snapshots", 1)
+    words = ("--limit", 0.2, *shape, *small, "--json", "--quiet")
+    guided = safehold("explore", "guide", *words, "--out", tmp_path / "run")
+    assert load_zoo(tmp_path / "run" / "zoo").digest == guided.json["digest"]
+    guide = tmp_path / "run" / "guide"
+    learnt = safehold("explore", "sagui", *words, "--method.guide", guide, "--out", tmp_path / "student")
+    assert load_zoo(tmp_path / "student").digest == learnt.json["digest"]
+    judged = safehold("evaluate", guide, "--task", "toy/PointRobot", "--episodes", 2, "--json", "--quiet")
+    assert judged.code == 0, judged.err
+    elsewhere = safehold("explore", "guide", *words, "--method.target", "toy/PointHazard", "--out", tmp_path / "other")
+    assert elsewhere.code == 3
+    assert "must be in the target's" in elsewhere.err

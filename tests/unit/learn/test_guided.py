@@ -11,7 +11,10 @@ from made_up_steps import SPEC, made_up_batch
 
 from safehold.core.constraint import Limit
 from safehold.core.errors import DataError, UsageError
+from safehold.core.policy import Actor, Memoryless
 from safehold.core.seeding import Streams
+from safehold.deploy.guard import Guard
+from safehold.deploy.guarded import GuardedPolicy
 from safehold.learn.guided.abstraction import Abstraction, between
 from safehold.learn.guided.guide import LEAST_LOG_DENSITY, Guide, GuideNetwork, actor_of, load_guide, save_guide
 from safehold.learn.guided.handover import (
@@ -86,6 +89,25 @@ def test_a_guide_does_not_look_at_what_is_dropped():
     acts = [guide.start(4, np.random.default_rng(0)).act(seen) for seen in (observations, changed)]
     np.testing.assert_array_equal(acts[0], acts[1])
     np.testing.assert_allclose(acts[0], guide.policy.means(observations[:, [2, 1]]), rtol=1e-6)
+
+
+def test_a_guard_can_hand_over_to_a_guide():
+    guide = made_up_guide(SPEC).without_noise()
+    guard = Guard.start(("cost",), (1.0,), (Limit("cost", 1.0),), {"cost": 0.0})
+    actor = GuardedPolicy(Still(), guide, guard, ("cost",)).start(2, np.random.default_rng(0))
+    seen = np.random.default_rng(0).standard_normal((2, 3)).astype(np.float32)
+    assert not actor.act(seen).any()
+    actor.observe(np.zeros((2, 2)), np.zeros(2), np.array([[0.5], [1.5]]))
+    acted = actor.act(seen)
+    np.testing.assert_array_equal(acted[0], [0.0, 0.0])
+    np.testing.assert_array_equal(acted[1], guide.start(2, np.random.default_rng(0)).act(seen)[1])
+
+
+class Still:
+    """Never moves."""
+
+    def start(self, n: int, rng: np.random.Generator) -> Actor:  # noqa: ARG002
+        return Memoryless(lambda seen: np.zeros((len(seen), 2)))
 
 
 def test_a_student_that_begins_as_the_guide_acts_like_it():
