@@ -1,6 +1,7 @@
 """A small network with squashed Gaussian actions, as a frozen policy: numpy only, so that it travels anywhere."""
 
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -80,10 +81,19 @@ class SquashedPolicy:
         return self.action.clip((middle + half * np.tanh(inner)).astype(np.float32))
 
 
-class SquashedExplorer:
-    """A SquashedPolicy as an off-policy learner explores with it."""
+@runtime_checkable
+class Drawn(Protocol):
+    """A policy whose noisy actions depend on the observation alone."""
 
-    def __init__(self, policy: SquashedPolicy, rng: np.random.Generator) -> None:
+    def draw(self, observations: Float[np.ndarray, "n o"], rng: np.random.Generator) -> Float32[np.ndarray, "n a"]:
+        """Actions with noise, inside their bounds."""
+        ...
+
+
+class SquashedExplorer:
+    """A SquashedPolicy, or a guide, as an off-policy learner explores with it."""
+
+    def __init__(self, policy: Drawn, rng: np.random.Generator) -> None:
         self._policy = policy
         self._rng = rng
 

@@ -87,18 +87,6 @@ class Guide:
         return replace(self, policy=self.policy.without_noise())
 
 
-class GuideExplorer:
-    """A guide as a learner explores with it."""
-
-    def __init__(self, guide: Guide, rng: np.random.Generator) -> None:
-        self._guide = guide
-        self._rng = rng
-
-    def act(self, observations: Float[np.ndarray, "n o"]) -> Float[np.ndarray, "n a"]:
-        """Noisy actions, inside their bounds."""
-        return self._guide.draw(observations, self._rng)
-
-
 class GuideNetwork(nn.Module):
     """A guide's densities, for gradients of others; it does not learn."""
 

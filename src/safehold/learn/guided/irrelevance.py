@@ -82,14 +82,14 @@ def irrelevance(log: OfflineDataset, abstraction: Abstraction, streams: Streams)
     outcomes = np.hstack([log.costs, abstraction(following) - abstraction(states)])
     kept, dropped, outcomes = (_standardised(columns, ~held_out) for columns in (kept, dropped, outcomes))
     network = _fitted(np.hstack([kept, dropped])[~held_out], outcomes[~held_out], streams)
-    kept, dropped, outcomes, episodes = (rows[held_out] for rows in (kept, dropped, outcomes, episodes))
-    rows, partners = _partners(kept, episodes)
+    kept, dropped, outcomes = kept[held_out], dropped[held_out], outcomes[held_out]
+    rows, partners = _partners(kept, episodes[held_out])
     own, exchanged = (
         np.square(network(np.hstack([kept[rows], dropped[chosen]])) - outcomes[rows]) for chosen in (rows, partners)
     )
-    harms = exchanged - own
+    harms, of_episode = exchanged - own, episodes[held_out][rows]
     k = len(log.spec.cost_names)
-    return Irrelevance(*(_evidence(columns.mean(axis=1), episodes[rows]) for columns in (harms[:, :k], harms[:, k:])))
+    return Irrelevance(*(_evidence(columns.mean(axis=1), of_episode) for columns in (harms[:, :k], harms[:, k:])))
 
 
 def _check(log: OfflineDataset, abstraction: Abstraction) -> None:
@@ -134,7 +134,7 @@ def _fitted(inputs: Float[np.ndarray, "n f"], outcomes: Float[np.ndarray, "n y"]
         rows = torch.randint(len(told), (BATCH,), generator=generator)
         loss = (module(told[rows]) - wanted[rows]).square().mean()
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimiser.step()
     return _Network(module)
 
@@ -144,7 +144,7 @@ def _partners(
 ) -> tuple[Int[np.ndarray, "m"], Int[np.ndarray, "m"]]:
     """Steps, and for each the nearest one of another episode."""
     count = min(NEIGHBOURS + 1, len(kept))
-    _, near = cKDTree(kept).query(kept, k=count)
+    near = np.asarray(cKDTree(kept).query(kept, k=count)[1])
     foreign = episodes[near] != episodes[:, None]
     rows = np.flatnonzero(foreign.any(axis=1))
     return rows, near[rows, foreign[rows].argmax(axis=1)]

@@ -16,7 +16,7 @@ from safehold.core.constraint import Limit
 from safehold.core.errors import DataError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
-from safehold.learn.guided.guide import Guide, GuideExplorer, GuideNetwork, actor_of, check_fits
+from safehold.learn.guided.guide import Guide, GuideNetwork, actor_of, check_fits
 from safehold.learn.guided.handover import HandoverConfig, TakingTurns, Turns, importance, turns_of
 from safehold.learn.learner import State
 from safehold.learn.multiplier import MultiplierConfig
@@ -24,6 +24,7 @@ from safehold.learn.offline.actor_critic import Transitions
 from safehold.learn.online.sac import Lesson, SACLearner
 from safehold.learn.online.sac_lag import SACLagConfig, ScalarPrice
 from safehold.learn.replay import ReplayBuffer
+from safehold.learn.squashed_policy import SquashedExplorer
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.distributions import TanhGaussian
 from safehold.rollout.steps import Explorer, StepBatch
@@ -108,7 +109,7 @@ class GuidedExperience:
 
     def explorer(self, own: Explorer, rng: np.random.Generator) -> Explorer:
         """Student and guide, taking turns."""
-        return TakingTurns(own, GuideExplorer(self._guide, rng), self._turns, rng)
+        return TakingTurns(own, SquashedExplorer(self._guide, rng), self._turns, rng)
 
     def add(self, batch: StepBatch) -> None:
         """Every step to the buffer of whoever took it."""
