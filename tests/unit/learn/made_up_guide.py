@@ -1,9 +1,10 @@
 """Guides that nothing was learnt by, for tests of students."""
 
+from safehold.learn.actions import box_of
+
 from safehold.core.spec import TaskSpec
 from safehold.learn.guided.abstraction import Abstraction
 from safehold.learn.guided.guide import Guide
-from safehold.learn.offline.actions import box_of
 from safehold.learn.online.sac import LOG_SD_RANGE
 from safehold.learn.squashed_policy import freeze_squashed
 from safehold.nn.actors import TanhGaussianActor

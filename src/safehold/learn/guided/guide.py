@@ -15,10 +15,10 @@ from safehold.core.config import Config
 from safehold.core.errors import DataError
 from safehold.core.policy import Actor, Memoryless
 from safehold.core.spec import TaskSpec
+from safehold.learn.actions import box_of
 from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
 from safehold.learn.guided.abstraction import Abstraction
 from safehold.learn.multiplier import MultiplierConfig
-from safehold.learn.offline.actions import box_of
 from safehold.learn.online.sac import SACConfig
 from safehold.learn.online.sac_lag import SACLagConfig
 from safehold.learn.online.zoo import arrays_of, described, policy_of

@@ -20,11 +20,11 @@ from safehold.learn.guided.guide import Guide, GuideNetwork, actor_of, check_fit
 from safehold.learn.guided.handover import HandoverConfig, TakingTurns, Turns, importance, turns_of
 from safehold.learn.learner import State
 from safehold.learn.multiplier import MultiplierConfig
-from safehold.learn.offline.actor_critic import Transitions
 from safehold.learn.online.sac import Lesson, SACLearner
 from safehold.learn.online.sac_lag import SACLagConfig, ScalarPrice
 from safehold.learn.replay import ReplayBuffer
 from safehold.learn.squashed_policy import SquashedExplorer
+from safehold.learn.transitions import Transitions
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.distributions import TanhGaussian
 from safehold.rollout.steps import Explorer, StepBatch
