@@ -1,8 +1,7 @@
 """Guides that nothing was learnt by, for tests of students."""
 
-from safehold.learn.actions import box_of
-
 from safehold.core.spec import TaskSpec
+from safehold.learn.actions import box_of
 from safehold.learn.guided.abstraction import Abstraction
 from safehold.learn.guided.guide import Guide
 from safehold.learn.online.sac import LOG_SD_RANGE
