@@ -11,8 +11,10 @@ from safehold.cli.arguments import Arguments
 from safehold.cli.console import Output
 from safehold.cli.main import Command
 from safehold.cli.narration import Narration
-from safehold.cli.outputs import free_directory
+from safehold.cli.outputs import free_directory, free_file
 from safehold.cli.threads import one_torch_thread
+from safehold.core.errors import DataError, UsageError
+from safehold.data import hdf5
 from safehold.envs import registry
 from safehold.learn.guided.abstraction import between
 from safehold.learn.guided.guide import GuideConfig, save_guide
@@ -25,6 +27,8 @@ class ExploreArguments(Arguments):
 
     out: Path
     """Directory to make: a checkpoint of every snapshot, with what each earned and cost."""
+    log: Path | None = None
+    """File to make of the episodes that are met while learning, a log for offline training; one in `--log-every`."""
     settings: Annotated[ExploreConfig, tyro.conf.arg(name="")] = ExploreConfig()
 
 
@@ -42,6 +46,9 @@ def run(arguments: ExploreArguments, output: Output) -> int:
     """Learns, keeps snapshots, prints them."""
     out = free_directory(arguments.out)
     config = arguments.settings
+    if (arguments.log is None) != (config.log_every == 0):
+        raise UsageError("--log says where the episodes go that --log-every keeps: give both, or neither")
+    log = None if arguments.log is None else free_file(arguments.log, overwrite=False)
     registry.spec(config.env_id)
     if isinstance(config.method, GuideConfig):
         between(
@@ -75,6 +82,11 @@ def run(arguments: ExploreArguments, output: Output) -> int:
         (entry.name, str(entry.step), *(f"{e.reward:.5g}, {e.cost:.4g}" for e in entry.evaluations))
         for entry in found.snapshots
     ]
+    if log is not None:
+        if found.log is None:
+            raise DataError(f"no episode came to its end while learning, so there is no log; the zoo is in {zoo}")
+        hdf5.write(log, found.log)
+        output.say(f"{log}: {len(found.log)} episodes that were met while learning")
     output.result({"zoo": zoo, "digest": digest, "snapshots": [entry.name for entry in found.snapshots]})
     columns = ("snapshot", "steps", "reward, cost without noise", "reward, cost with noise")
     output.table("Mean returns of snapshots", columns, rows)

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from safehold.core.env import SafeEnv, SafeEnvs, Stepped
+from safehold.core.env import PlacedEnvs, SafeEnv, Stepped
 from safehold.core.errors import EnvironmentFault, UsageError
 from safehold.core.spec import TaskSpec
 from safehold.envs.adapter import ArrayWorld, PlacedWorld, Task, named_costs
 
 
-def make_many(task: Task, n: int) -> SafeEnvs:
+def make_many(task: Task, n: int) -> PlacedEnvs:
     """Worlds of a task that step together, in arrays if it has such a form.
 
     Raises:

@@ -3,7 +3,7 @@
 import difflib
 import functools
 
-from safehold.core.env import SafeEnv, SafeEnvs
+from safehold.core.env import PlacedEnvs, SafeEnv
 from safehold.core.errors import UsageError
 from safehold.core.spec import TaskSpec
 from safehold.envs import lockstep, perturbed
@@ -37,7 +37,7 @@ def make(env_id: str) -> SafeEnv:
     return task(env_id).make()
 
 
-def make_many(env_id: str, n: int) -> SafeEnvs:
+def make_many(env_id: str, n: int) -> PlacedEnvs:
     """Several worlds of this name that step together, behind the same checks.
 
     Raises:

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
+from safehold import __version__
 from safehold.core.config import Config
 from safehold.core.constraint import Limit, LimitKind, MaximumCost
 from safehold.core.env import PlacedEnvs, SafeEnvs
 from safehold.core.errors import UsageError
 from safehold.core.seeding import Streams
 from safehold.core.spec import TaskSpec
+from safehold.data.dataset import OfflineDataset
 from safehold.envs import registry
 from safehold.envs.augmented import Augmented
 from safehold.envs.roaming import DISTANCES, Roaming
@@ -33,6 +35,7 @@ from safehold.learn.online.trpo_lag import TRPOLagConfig, TRPOLagLearner
 from safehold.learn.online.zoo import Evaluation, ZooPolicy
 from safehold.learn.squashed_policy import SquashedPolicy
 from safehold.rollout.episodes import rollout
+from safehold.rollout.recorder import RecordedWorlds
 from safehold.rollout.steps import FinishedEpisode, StepCollector
 
 OnlineConfig = (
@@ -70,6 +73,9 @@ class ExploreConfig(Config):
     """Snapshots, evenly along training; the last is at its end."""
     evaluation_episodes: PositiveInt = 5
     """Episodes a snapshot is evaluated by, without noise and as many with its own noise."""
+    log_every: NonNegativeInt = 0
+    """Of the episodes that are met while learning, this one in so many is kept as a log for offline learning; 0: none.
+    They are kept in memory until the end."""
     method: OnlineConfig = PPOLagConfig()
     """Hyper-parameters."""
 
@@ -219,13 +225,15 @@ class CurvePoint:
 class Exploration:
     """What a run yields: snapshots in the order of training, and the curve, `CURVE_POINTS` points or fewer.
 
-    `multipliers` is lambda over the states at the end, of methods whose multiplier is a network.
+    `multipliers` is lambda over the states at the end, of methods whose multiplier is a network. `log` holds the
+    episodes that were kept, as the task's worlds answered them; None if none came to its end.
     """
 
     config: ExploreConfig
     snapshots: tuple[ZooPolicy, ...]
     curve: tuple[CurvePoint, ...]
     multipliers: MultiplierField | None
+    log: OfflineDataset | None
 
 
 CURVE_POINTS = 100
@@ -249,7 +257,8 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
         cost = limited_cost(config, spec)
         method = METHODS[method_name(config.method)]
         limit = None if config.limit is None else Limit(cost, config.limit, method.limit_kind(config.method))
-        seen = method.worlds(environments, config.method, cost)
+        recorded = RecordedWorlds(environments, config.log_every) if config.log_every else None
+        seen = method.worlds(recorded or environments, config.method, cost)
         learner = method.build(seen.spec_of_task, config.method, limit, streams)
         collector = StepCollector(seen, streams)
         run = OnlineRun(learner, collector, steps_per_batch=config.steps_per_batch, streams=streams)
@@ -265,7 +274,20 @@ def explore(config: ExploreConfig, *, stop: Callable[[], bool] = lambda: False) 
         torch.set_num_threads(threads)
     price = learner.price if isinstance(learner, SACLearner) else None
     multipliers = price.field() if isinstance(price, StatePrice) else None
-    return Exploration(config, tuple(diary.snapshots), tuple(diary.curve), multipliers)
+    return Exploration(config, tuple(diary.snapshots), tuple(diary.curve), multipliers, _log(config, spec, recorded))
+
+
+def _log(config: ExploreConfig, spec: TaskSpec, recorded: RecordedWorlds | None) -> OfflineDataset | None:
+    """What was met, as a dataset."""
+    if recorded is None or not recorded.episodes:
+        return None
+    provenance = {
+        "collector": "safehold.workflows.explore",
+        "safehold": __version__,
+        "method": method_name(config.method),
+        "config": config.to_json(),
+    }
+    return OfflineDataset.of(recorded.episodes, spec, provenance=provenance)
 
 
 def guide_of(exploration: Exploration) -> Guide:

@@ -438,3 +438,21 @@ def test_a_guide_is_left_for_students_and_for_guards(safehold, tmp_path):
     elsewhere = safehold("explore", "guide", *words, "--method.target", "toy/PointHazard", "--out", tmp_path / "other")
     assert elsewhere.code == 3
     assert "must be in the target's" in elsewhere.err
+
+
+class TestExploreLeavesALog:
+    RUN = ("explore", "ppo-lag", "--env-id", "toy/PointRobot", "--environments", "4", "--steps-per-batch", "50")
+    SMALL = ("--total-steps", "1200", "--snapshots", "1", "--evaluation-episodes", "1", "--method.hidden", "8")
+
+    def test_that_offline_methods_train_on(self, safehold, tmp_path):
+        log, zoo = tmp_path / "met.hdf5", tmp_path / "zoo"
+        assert safehold(*self.RUN, *self.SMALL, "--out", zoo, "--log", log, "--log-every", 2).code == 0
+        assert safehold("data", "summary", log).code == 0
+        cloning = ("--steps", 3, "--hidden", 8, "--limits", "depth", 5)
+        assert safehold("train", "bc", "--data", log, "--out", tmp_path / "bc", *cloning).code == 0
+
+    def test_only_if_both_are_said(self, safehold, tmp_path):
+        refused = safehold(*self.RUN, *self.SMALL, "--out", tmp_path / "zoo", "--log", tmp_path / "met.hdf5")
+        assert refused.code == 2
+        assert "--log-every" in refused.err
+        assert not (tmp_path / "zoo").exists()
