@@ -5,6 +5,7 @@ every ledger takes for an environment's name. What a policy learnt in a simulato
 quite that simulator can be asked this way, and a deployment be rehearsed there.
 """
 
+import importlib
 import re
 from collections import deque
 from dataclasses import dataclass, fields, replace
@@ -109,6 +110,9 @@ def _change_body(world: World, change: Perturbation, env_id: str) -> None:
     model.body_mass[:] *= change.mass
     model.body_inertia[:] *= change.mass
     model.geom_friction[:] *= change.friction
+    if change.mass != 1.0:  # MuJoCo derived numbers from the masses, among them the softness of contacts
+        mujoco = importlib.import_module("mujoco")
+        mujoco.mj_setConst(model, mujoco.MjData(model))
 
 
 class Delayed:

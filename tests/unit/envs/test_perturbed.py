@@ -1,3 +1,6 @@
+import importlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -63,6 +66,17 @@ def test_masses_inertias_and_friction_are_multiplied_once_in_every_world():
         np.testing.assert_allclose(heavy.body_mass, 1.5 * plain.body_mass)
         np.testing.assert_allclose(heavy.body_inertia, 1.5 * plain.body_inertia)
         np.testing.assert_allclose(heavy.geom_friction, 0.5 * plain.geom_friction)
+
+
+def test_a_heavy_world_is_what_mujoco_compiles_from_heavy_bodies():
+    mujoco = pytest.importorskip("mujoco")
+    assets = Path(importlib.import_module("gymnasium.envs.mujoco").__file__).parent / "assets"
+    described = mujoco.MjSpec.from_file(str(assets / "hopper.xml"))
+    for geom in described.geoms:
+        geom.density *= 1.5
+    compiled, heavy = described.compile(), registry.make("HopperVelocity[mass=1.5]").world.model
+    for name in ("body_mass", "body_inertia", "body_subtreemass", "body_invweight0", "dof_invweight0"):
+        np.testing.assert_allclose(getattr(heavy, name), getattr(compiled, name), rtol=1e-9, err_msg=name)
 
 
 def test_nothing_changed_is_the_same_world():
