@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from safehold.core.errors import EnvironmentFault
 from safehold.core.seeding import Streams
 from safehold.envs import registry
 from safehold.envs.suites.navigation import COURSES, NavigationWorld, draw_layout, suite_class, suite_task
@@ -252,6 +253,14 @@ def test_worlds_in_the_middle_of_episodes_come_back_bit_for_bit():
     batch = resumed.collect(Held(), 20)
     for name in ("observations", "rewards", "costs", "next_observations"):
         np.testing.assert_array_equal(getattr(batch, name), getattr(expected, name))
+
+
+def test_a_cost_that_is_no_number_is_told_as_it_is_and_refused():
+    world = registry.make("navigation/PointGoal1")
+    world.reset(seed=0)
+    world.world.task.calculate_cost = lambda: {"cost_hazards": np.nan}
+    with pytest.raises(EnvironmentFault, match="cost"):
+        world.step(np.zeros(2, np.float32))
 
 
 def test_position_is_where_the_robot_is_and_its_speed_is_what_it_feels():

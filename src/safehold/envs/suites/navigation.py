@@ -150,7 +150,8 @@ class NavigationWorld:
         """
         found = self.task.calculate_cost()
         found.setdefault("cost_buttons", 0.0)
-        return {name: float(found[f"cost_{name}"] > 0.0) for name in self._cost_names}
+        # unlike a comparison, it keeps what is no number
+        return {name: float(np.heaviside(found[f"cost_{name}"], 0.0)) for name in self._cost_names}
 
     def _info(self, costs: dict[str, float]) -> dict[str, Any]:
         return {"cost": max(costs.values(), default=0.0), "costs": costs, "position": self.task.agent.pos[:2]}
