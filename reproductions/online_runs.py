@@ -12,6 +12,7 @@ import numpy as np
 from safehold.core.episode import Episode
 from safehold.core.intervals import Interval
 from safehold.core.seeding import Streams
+from safehold.envs import registry
 from safehold.rollout.episodes import rollout
 from safehold.workflows.explore import Exploration, ExploreConfig, OnlineConfig, explore
 
@@ -29,13 +30,13 @@ class Plan:
     total_steps: int
 
     def config(self, seed: int, share: float) -> ExploreConfig:
-        """One run of it."""
-        batch = self.environments * self.steps_per_batch
+        """One run of it, of two episodes in every world at least: without a finished one there is no curve."""
+        least = self.environments * max(self.steps_per_batch, 2 * registry.spec(self.task).horizon)
         return ExploreConfig(
             env_id=self.task,
             limit=self.limit,
             seed=seed,
-            total_steps=max(batch, round(share * self.total_steps)),
+            total_steps=max(least, round(share * self.total_steps)),
             environments=self.environments,
             steps_per_batch=self.steps_per_batch,
             snapshots=1,

@@ -169,12 +169,13 @@ def students(world: World, place: Path, share: float) -> dict[str, OnlineConfig]
 
 
 def config_of(world: World, env_id: str, method: OnlineConfig, limit: float, steps: int, seed: int) -> ExploreConfig:
-    """One run."""
+    """One run, of two episodes in every world at least: without a finished one there is no curve."""
+    least = world.environments * max(world.steps_per_batch, 2 * registry.spec(env_id).horizon)
     return ExploreConfig(
         env_id=env_id,
         limit=limit,
         seed=seed,
-        total_steps=max(steps, world.environments * world.steps_per_batch),
+        total_steps=max(steps, least),
         environments=world.environments,
         steps_per_batch=world.steps_per_batch,
         snapshots=SNAPSHOTS,
