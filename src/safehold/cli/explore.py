@@ -16,8 +16,10 @@ from safehold.cli.threads import one_torch_thread
 from safehold.core.errors import DataError, UsageError
 from safehold.data import hdf5
 from safehold.envs import registry
+from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.guided.abstraction import between
 from safehold.learn.guided.guide import GuideConfig, save_guide
+from safehold.learn.guided.student import StudentConfig
 from safehold.learn.online.zoo import save_zoo
 from safehold.workflows.explore import METHODS, ExploreConfig, Method, explore, guide_of, method_name
 
@@ -54,6 +56,9 @@ def run(arguments: ExploreArguments, output: Output) -> int:
         between(
             registry.task(config.env_id).parts, registry.task(config.method.target).parts
         )  # refused before learning
+    guided_by = (
+        {"guide": load_checkpoint(config.method.guide).digest} if isinstance(config.method, StudentConfig) else {}
+    )
     one_torch_thread()
     updates, steps_per_update = 0, config.environments * config.steps_per_batch
     with Narration(output) as narration:
@@ -72,6 +77,7 @@ def run(arguments: ExploreArguments, output: Output) -> int:
         "method": method_name(config.method),
         "config": config.to_json(),
         "curve": [asdict(point) for point in found.curve],
+        **guided_by,
     }
     zoo = out / "zoo" if isinstance(config.method, GuideConfig) else out
     digest = save_zoo(zoo, env_id=config.env_id, policies=found.snapshots, provenance=provenance)

@@ -12,7 +12,7 @@ from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
 from safehold.deploy.optimizer import Deployment
 from safehold.envs import registry
-from safehold.learn.checkpoint import save_checkpoint
+from safehold.learn.checkpoint import load_checkpoint, save_checkpoint
 from safehold.learn.online.zoo import load_zoo
 from safehold.ledger.events import Seeded
 
@@ -432,7 +432,9 @@ def test_a_guide_is_left_for_students_and_for_guards(safehold, tmp_path):
     assert load_zoo(tmp_path / "run" / "zoo").digest == guided.json["digest"]
     guide = tmp_path / "run" / "guide"
     learnt = safehold("explore", "sagui", *words, "--method.guide", guide, "--out", tmp_path / "student")
-    assert load_zoo(tmp_path / "student").digest == learnt.json["digest"]
+    zoo = load_zoo(tmp_path / "student")
+    assert zoo.digest == learnt.json["digest"]
+    assert zoo.provenance["guide"] == load_checkpoint(guide).digest
     judged = safehold("evaluate", guide, "--task", "toy/PointRobot", "--episodes", 2, "--json", "--quiet")
     assert judged.code == 0, judged.err
     elsewhere = safehold("explore", "guide", *words, "--method.target", "toy/PointHazard", "--out", tmp_path / "other")
