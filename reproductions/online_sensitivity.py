@@ -11,8 +11,9 @@ are reported:
 * One setting at a time away from the middle: the multiplier's start (scalar 0, 1, 10; network 0.05, 1, 10), its step
   size (a tenth, ten times; for the scalar a hundred times, too), the limit (0.5, 3, 20 steps an episode).
 * Too few violations: a start of 10 keeps a policy out of the discs from the first step on, so that it meets few costs.
-  The table counts them (costs met in training), beside how well lambda tells lost states from others (`separation`: the
-  chance that a lost state has the larger lambda; 0.5: not at all).
+  The table says how many, about (between two points of the curve every step counts as the mean of the episodes that
+  ended there), beside how well lambda tells lost states from others (`separation`: the chance that a lost state has
+  the larger lambda; 0.5: not at all).
 * In the end: 100 episodes a run without noise, on reset seeds that no training saw.
 * Expected, and to be confirmed or refuted: the scalar forgives a start (its integral runs down again), lambda(s) does
   not, because it has slack to descend on only where the policy still goes; a step size ten times too large winds both
@@ -99,8 +100,8 @@ def table(plans: Sequence[Plan], rows: Mapping[str, list[dict[str, Any]]]) -> st
     """What is left in the end: means over seeds of 100 episodes each, with Student's 95 % intervals over seeds."""
     columns = ("reward", "cost", "peak", "met", "last_multiplier")
     lines = [
-        "| setting | limit | reward | cost (steps inside) | dearest step | costs met in training | multiplier at the "
-        "end, mean | separation |",
+        "| setting | limit | reward | cost (steps inside) | dearest step | costs met in training, about | multiplier "
+        "at the end, mean | separation |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for plan in plans:

@@ -90,8 +90,9 @@ def peer(python: Path, seed: int, steps: int, part: Path) -> dict[str, Any]:
 
 
 def last_of(curve: Sequence[Mapping[str, float]], name: str, end: float) -> float:
-    """Mean of the points of the last fifth of what was trained until step `end`."""
-    return float(np.mean([point[name] for point in curve if (1.0 - LAST) * end < point["step"] <= end]))
+    """Mean of the points of the last fifth of what was trained until step `end`, or the batch that holds it."""
+    last = next((point["step"] for point in curve if point["step"] >= end), curve[-1]["step"])
+    return float(np.mean([point[name] for point in curve if (1.0 - LAST) * last < point["step"] <= last]))
 
 
 def row(title: str, curves: Sequence[Sequence[Mapping[str, float]]], end: int, rate: float, final: str) -> str:

@@ -79,7 +79,8 @@ def table(summaries: list[RoadSummary]) -> str:
         each = ", ".join(f"{value:.{digits}f}" if np.isfinite(value) else "none" for value in values)
         span = f"[{interval.low:.{digits}f}, {interval.high:.{digits}f}]" if interval.known else "unknown"
         of = words if len(there) == len(values) else f"{words}, where there is one ({len(there)} of {len(values)})"
-        lines.append(f"| {of} | {there.mean():.{digits}f} | {span} | {each} |")
+        mean = f"{there.mean():.{digits}f}" if len(there) else "none"
+        lines.append(f"| {of} | {mean} | {span} | {each} |")
     held = sum(summary.held is not None for summary in summaries)
     lines.append(f"| runs that ended by holding | {held} of {len(summaries)} | | |")
     deployed = sum(summary.distinct_targets for summary in summaries)

@@ -81,9 +81,11 @@ def run(arguments: ExploreArguments, output: Output) -> int:
     }
     zoo = out / "zoo" if isinstance(config.method, GuideConfig) else out
     digest = save_zoo(zoo, env_id=config.env_id, policies=found.snapshots, provenance=provenance)
+    left: dict[str, Any] = {"zoo": zoo, "digest": digest, "snapshots": [entry.name for entry in found.snapshots]}
     if isinstance(config.method, GuideConfig):
-        target = registry.spec(config.method.target)
-        save_guide(out / "guide", guide_of(found), target, {"zoo": digest, "config": config.to_json()})
+        target, place = registry.spec(config.method.target), out / "guide"
+        said = {"zoo": digest, "config": config.to_json()}
+        left |= {"guide": place, "guide_digest": save_guide(place, guide_of(found), target, said)}
     rows = [
         (entry.name, str(entry.step), *(f"{e.reward:.5g}, {e.cost:.4g}" for e in entry.evaluations))
         for entry in found.snapshots
@@ -93,7 +95,7 @@ def run(arguments: ExploreArguments, output: Output) -> int:
             raise DataError(f"no episode came to its end while learning, so there is no log; the zoo is in {zoo}")
         hdf5.write(log, found.log)
         output.say(f"{log}: {len(found.log)} episodes that were met while learning")
-    output.result({"zoo": zoo, "digest": digest, "snapshots": [entry.name for entry in found.snapshots]})
+    output.result(left)
     columns = ("snapshot", "steps", "reward, cost without noise", "reward, cost with noise")
     output.table("Mean returns of snapshots", columns, rows)
     output.say(f"{zoo}: {len(found.snapshots)} snapshots, digest {digest[:16]}")

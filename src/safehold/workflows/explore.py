@@ -74,8 +74,8 @@ class ExploreConfig(Config):
     evaluation_episodes: PositiveInt = 5
     """Episodes a snapshot is evaluated by, without noise and as many with its own noise."""
     log_every: NonNegativeInt = 0
-    """Of the episodes that are met while learning, this one in so many is kept as a log for offline learning; 0: none.
-    They are kept in memory until the end."""
+    """Of the episodes that are met while learning, one in so many is kept as a log for offline learning; 0: none. They
+    are kept in memory until the end; those that a guide's arena ends are no whole episodes of the task, and are not."""
     method: OnlineConfig = PPOLagConfig()
     """Hyper-parameters."""
 

@@ -238,9 +238,9 @@ def test_two_explorers_take_turns():
     np.testing.assert_array_equal(both.handed_over, [False, True, False])
 
 
-def experience(config: StudentConfig | None = None) -> GuidedExperience:
+def experience(config: StudentConfig | None = None, guide: int = 3) -> GuidedExperience:
     config = StudentConfig(sac_lag=LAGGED) if config is None else config
-    return GuidedExperience(SPEC, config, made_up_guide(SPEC), ScalarPrice(SPEC, config.sac_lag, LIMIT), 0)
+    return GuidedExperience(SPEC, config, made_up_guide(SPEC, guide), ScalarPrice(SPEC, config.sac_lag, LIMIT), 0)
 
 
 def handed(seed: int, guided: np.ndarray):
@@ -257,6 +257,14 @@ def test_steps_go_to_the_buffer_of_whoever_took_them():
         np.testing.assert_array_equal(kept[f"{name}.rewards"].numpy(), batch.rewards[rows].astype(np.float32))
     shared.add(made_up_batch(1))  # of one policy alone: the student's
     assert len(shared.state().tensors["guides.rewards"]) == guided.sum()
+
+
+def test_experience_goes_on_with_the_guide_that_it_began_with():
+    begun = experience(guide=3)
+    begun.add(made_up_batch(0))
+    experience(guide=3).restore(begun.state())
+    with pytest.raises(DataError, match="another guide"):
+        experience(guide=4).restore(begun.state())
 
 
 @pytest.mark.parametrize(("mixed", "share"), [(0.0, 0.0), (0.4, 0.25), (1.0, 1.0)])

@@ -1,5 +1,7 @@
 """The guide: what is learnt without a reward in a source task, and acts in a target task through an abstraction."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,6 +87,16 @@ class Guide:
     def without_noise(self) -> "Guide":
         """The guide that acts by the tanh of its mean."""
         return replace(self, policy=self.policy.without_noise())
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what it is: the abstraction, the policy's description, and every weight."""
+        said = json.dumps([self.abstraction.to_json(), described(self.policy)], sort_keys=True)
+        found = hashlib.sha256(said.encode())
+        for name, array in sorted(arrays_of(self.policy).items()):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(array).tobytes())
+        return found.hexdigest()
 
 
 class GuideNetwork(nn.Module):

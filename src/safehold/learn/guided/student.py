@@ -139,19 +139,19 @@ class GuidedExperience:
     def state(self) -> State:
         """Both buffers, and whose turn it is."""
         parts = {"guides": self._guides, "own": self._own, "turns": self._turns}
-        mine = State({}, {"abstraction": self._guide.abstraction.to_json()})
+        mine = State({}, {"guide": self._guide.fingerprint})
         return State.merge(mine, *(part.state().under(name) for name, part in parts.items()))
 
     def restore(self, state: State) -> None:
         """Goes back to them.
 
         Raises:
-            DataError: if they are of another task or capacity, or of a guide with another abstraction.
+            DataError: if they are of another task or capacity, or of a student of another guide.
         """
-        if state.meta["abstraction"] != self._guide.abstraction.to_json():
+        if state.meta["guide"] != self._guide.fingerprint:
             raise DataError(
-                f"the saved student had a guide that sees {state.meta['abstraction']}, this one sees "
-                f"{self._guide.abstraction.to_json()}; go on with the guide that it began with"
+                f"the saved student had another guide ({str(state.meta['guide'])[:12]}...) than this one "
+                f"({self._guide.fingerprint[:12]}...); go on with the guide that it began with"
             )
         guides, own, turns = (state.part(name) for name in ("guides", "own", "turns"))
         self._guides.restore(guides)
