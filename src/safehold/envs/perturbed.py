@@ -5,6 +5,7 @@ every ledger takes for an environment's name. What a policy learnt in a simulato
 quite that simulator can be asked this way, and a deployment be rehearsed there.
 """
 
+import functools
 import importlib
 import re
 from collections import deque
@@ -70,6 +71,7 @@ def split(env_id: str) -> tuple[str, Perturbation | None]:
     return found["base"], Perturbation(**changes)
 
 
+@functools.lru_cache(maxsize=256)  # one object a world: rollouts keep used worlds by their task
 def perturbed(task: Task, change: Perturbation, env_id: str) -> Task:
     """The task in the changed world, under its own name.
 

@@ -1,7 +1,6 @@
 """Every world by its name; a suite's own packages are imported when one of its worlds is built."""
 
 import difflib
-import functools
 
 from safehold.core.env import PlacedEnvs, SafeEnv
 from safehold.core.errors import UsageError
@@ -56,7 +55,6 @@ def list_envs() -> tuple[str, ...]:
     return tuple(sorted(TASKS))
 
 
-@functools.lru_cache(maxsize=256)  # workers keep worlds by their task
 def task(env_id: str) -> Task:
     """The entry of this name, or of a perturbed world, `NAME[mass=1.2,friction=0.8,delay=1]`.
 

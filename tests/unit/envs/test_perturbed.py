@@ -131,3 +131,10 @@ def test_the_middle_of_the_box_is_what_waits():
     middle = (np.array(task.spec.action.low) + np.array(task.spec.action.high)) / 2
     np.testing.assert_array_equal(late.step(ones)[0], plain.step(middle.astype(np.float32))[0])
     np.testing.assert_array_equal(late.step(-ones)[0], plain.step(ones)[0])
+
+
+def test_a_name_is_one_task_and_follows_the_registry(monkeypatch):
+    name = "toy/PointRobot[delay=2]"
+    assert registry.task(name) is registry.task(name)
+    monkeypatch.setitem(registry.TASKS, "toy/PointRobot", registry.TASKS["toy/PointRobotGuide"])
+    assert registry.spec(name).observation_size == registry.spec("toy/PointRobotGuide").observation_size
