@@ -26,16 +26,15 @@ alone. About an hour on one core.
 
 import argparse
 import json
-import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from online_runs import Plan, learnt, once, spanned
+from online_runs import Plan, learnt, once, recorded, spanned
+from recorded import commit_here
 
-from safehold import __version__
 from safehold.core.episode import Episode
 from safehold.core.intervals import mean_interval
 from safehold.envs import registry
@@ -142,6 +141,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/online-multipliers"))
     parser.add_argument("--out", type=Path, default=Path("docs/results"))
     arguments = parser.parse_args()
+    commit = commit_here()
     torch.set_num_threads(1)
     parts = arguments.runs / f"share-{arguments.share:g}"
     rows: dict[str, list[dict[str, Any]]] = {}
@@ -153,14 +153,8 @@ def main() -> None:
             print(f"{plan.name}, seed {seed}: {rows[plan.name][-1]['cpu_seconds']} s", flush=True)
     out = arguments.out if arguments.share == 1.0 else parts
     out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": f"python reproductions/online_multipliers.py --share {arguments.share:g}",
-        "seeds": SEEDS,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
-        "safehold": __version__,
-        "plans": {plan.name: plan.config(0, arguments.share).to_json() for plan in plans()},
-        "rows": rows,
-    }
+    named = {plan.name: plan for plan in plans()}
+    record = recorded("online_multipliers.py", commit, SEEDS, arguments.share, named, rows)
     (out / "online-multipliers.json").write_text(json.dumps(record) + "\n")
     (out / "online-multipliers.md").write_text(table(rows) + "\n")
     curves = tuple(learning_curves.curve(name, [one["curve"] for one in runs]) for name, runs in rows.items())

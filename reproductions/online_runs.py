@@ -1,14 +1,17 @@
-"""Runs of online methods that studies share: what is planned, and one run kept as a file, done once."""
+"""Runs of online methods that studies share: what is planned, one run kept as a file, done once, and the record."""
 
 import json
+import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from safehold import __version__
 from safehold.core.episode import Episode
 from safehold.core.intervals import Interval
 from safehold.core.seeding import Streams
@@ -95,3 +98,18 @@ def spanned(interval: Interval) -> str:
     if not interval.known:
         return f"{interval.estimate:.3g}"
     return f"{interval.estimate:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
+
+
+def recorded(
+    script: str, commit: str, seeds: Sequence[int], share: float, plans: Mapping[str, Plan], rows: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What a study's file holds: how to run it again, with what it ran, and all that came of it."""
+    return {
+        "command": f"python reproductions/{script} --share {share:g}",
+        "commit": commit,
+        "seeds": seeds,
+        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
+        "safehold": __version__,
+        "plans": {name: plan.config(0, share).to_json() for name, plan in plans.items()},
+        "rows": rows,
+    }

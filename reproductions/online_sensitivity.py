@@ -25,7 +25,6 @@ are then written under RUNS alone. About an hour on one core.
 
 import argparse
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,10 +33,9 @@ from typing import Any
 import numpy as np
 import torch
 from online_multipliers import ENV_ID, EPISODES, LIMIT, kept_map
-from online_runs import Plan, learnt, once, spanned
+from online_runs import Plan, learnt, once, recorded, spanned
 from recorded import commit_here
 
-from safehold import __version__
 from safehold.core.episode import Episode
 from safehold.core.intervals import mean_interval
 from safehold.learn.multiplier import MultiplierConfig
@@ -133,15 +131,8 @@ def main() -> None:
             print(f"{plan.name}, seed {seed}: {found['cpu_seconds']} s", flush=True)
     out = arguments.out if arguments.share == 1.0 else parts
     out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": f"python reproductions/online_sensitivity.py --share {arguments.share:g}",
-        "commit": commit,
-        "seeds": SEEDS,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
-        "safehold": __version__,
-        "plans": {plan.name: plan.config(0, arguments.share).to_json() for plan in plans()},
-        "rows": rows,
-    }
+    named = {plan.name: plan for plan in plans()}
+    record = recorded("online_sensitivity.py", commit, SEEDS, arguments.share, named, rows)
     (out / "online-sensitivity.json").write_text(json.dumps(record) + "\n")
     text = f"`{record['command']}`, commit {commit}, seeds {SEEDS}.\n\n{table(plans(), rows)}\n"
     (out / "online-sensitivity.md").write_text(text)

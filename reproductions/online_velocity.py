@@ -24,7 +24,6 @@ are then written under RUNS alone. About three hours on one core, and one more f
 import argparse
 import json
 import os
-import platform
 import subprocess
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -34,10 +33,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from online_runs import Plan, learnt, once
+from online_runs import Plan, learnt, once, recorded
 from recorded import commit_here
 
-from safehold import __version__
 from safehold.core.intervals import mean_interval
 from safehold.learn.online.ppo_lag import PPOLagConfig
 from safehold.learn.online.sac import SACConfig
@@ -158,15 +156,15 @@ def main() -> None:
             note(PEER_TASK, "OmniSafe's PPO-Lag", peer(arguments.omnisafe, seed, steps, part), steps)
     out = arguments.out if arguments.share == 1.0 else parts
     out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": f"python reproductions/online_velocity.py --share {arguments.share:g}",
-        "commit": commit,
-        "seeds": SEEDS,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
-        "safehold": __version__,
-        "plans": {f"{plan.task}, {plan.name}": plan.config(0, arguments.share).to_json() for plan in plans()},
-        "rows": {", ".join(which): found for which, found in rows.items()},
-    }
+    named = {f"{plan.task}, {plan.name}": plan for plan in plans()}
+    record = recorded(
+        "online_velocity.py",
+        commit,
+        SEEDS,
+        arguments.share,
+        named,
+        {", ".join(which): found for which, found in rows.items()},
+    )
     (out / "online-velocity.json").write_text(json.dumps(record) + "\n")
     (out / "online-velocity.md").write_text(table(rows, ends) + "\n")
     for task in TASKS:
