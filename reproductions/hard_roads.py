@@ -21,8 +21,9 @@ deployed target judged by 40 fresh episodes in the world that it was deployed in
 * `mass 1.2`, `mass 0.8`, `friction 0.7`, `late 1`, `all three` (HalfCheetahVelocity): from the simulator to a machine
   that is not quite it. All masses and inertias, or frictions, times this; actions that arrive one step late; mass 1.2,
   friction 0.7 and one step late. Log, policy and prior know nothing of it; seed targets are verified first, on at most
-  100 episodes in the new world. Beside it, in the new world, what the deployment of RUNS recommended in the old one,
-  and the naive target.
+  400 raw episodes in the new world: what may cost 1000 an episode cannot be shown to cost 20 by 100. Beside it, in
+  the new world, what the deployment of RUNS recommended in the old one, and the naive target.
+* `all three, unverified`: the same with the log's word for the seed targets, which is of the old world.
 
 Two to five minutes a seed on two cores for all cases, and the training of two of them on BallCircle; what is done is
 not done again.
@@ -55,7 +56,8 @@ from safehold.workflows.files import write_text
 from safehold.workflows.road import TRAINING_THREADS, lower_bound
 from safehold.workflows.train import load, preset, train, training_threads
 
-LIMIT, JUDGED, SEED_EPISODES = 20.0, 40, 100
+LIMIT, JUDGED = 20.0, 40
+SEED_EPISODES = {"bullet/BallCircle": 100, "HalfCheetahVelocity": 400}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +106,7 @@ CASES: dict[str, dict[str, Case]] = {
         "friction 0.7": Case(world="[friction=0.7]", oversight=VERIFIED),
         "late 1": Case(world="[delay=1]", oversight=VERIFIED),
         "all three": Case(world="[mass=1.2,friction=0.7,delay=1]", oversight=VERIFIED),
+        "all three, unverified": Case(world="[mass=1.2,friction=0.7,delay=1]"),
     },
 }
 
@@ -196,9 +199,8 @@ def run(name: str, case: Case, task: str, learnt: Path, seed: int, place: Path, 
         try:
             if case.oversight.verify_seeds:
                 seeds = deployment.state.declaration.seed_targets
-                verify_seed(
-                    deployment, seeds[0], world, family, episodes=SEED_EPISODES, streams=streams, workers=workers
-                )
+                allowed = SEED_EPISODES[task]
+                verify_seed(deployment, seeds[0], world, family, episodes=allowed, streams=streams, workers=workers)
             drive(deployment, world, family, streams=streams, workers=workers)
         except SafetyHold as hold:  # an unverified seed among them
             record["held"] = f"{type(hold).__name__}: {hold}"
