@@ -48,8 +48,8 @@ def updates(checkout: Path, method: str, name: str) -> tuple[Callable[[], object
     learner, sampler = METHODS[method].build(log, config, 0)
     batch = sampler.sample(np.random.default_rng(0))
     first = np.random.default_rng(0).random(len(batch.rewards)) < 1.0 / TASK.horizon
-    sizes = {"observations": TASK.observation_size, "actions": TASK.action.size, "horizon": TASK.horizon}
-    trainer = osrl_peer.published_baseline(checkout, method, **sizes)
+    sizes = osrl_peer.Sizes(observations=TASK.observation_size, actions=TASK.action.size, horizon=TASK.horizon)
+    trainer = osrl_peer.baseline(checkout, method, osrl_peer.PUBLISHED[method], sizes)
     return lambda: osrl_peer.baseline_step(trainer, batch, first), lambda: learner.update(batch)
 
 

@@ -6,6 +6,7 @@ what those import for logging and progress is stood in for, so that nothing of O
 
 import importlib
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol
@@ -84,31 +85,73 @@ BASELINES = {"bcq-lag": "bcql", "bear-lag": "bearl", "cpq": "cpq", "coptidice": 
 """Modules of OSRL's other learners, by the names that ours have."""
 
 
-def published_baseline(checkout: Path, method: str, *, observations: int, actions: int, horizon: int) -> Any:
-    """OSRL's trainer of another learner, as `examples/configs` has it: networks of 256 x 256, autoencoders of 400."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineSettings:
+    """What OSRL's other learners are told; as `examples/configs` has it: networks of 256 x 256, autoencoders of 400."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    coded: int = 400
+    candidates: int = 10
+    matched: int = 10
+    critics: int = 2
+    actor_rate: float
+    critic_rate: float
+    autoencoder_rate: float = 1e-3
+    scalar_rate: float = 1e-4
+    limit: float = 10.0
+
+
+PUBLISHED = {
+    "bcq-lag": BaselineSettings(actor_rate=1e-3, critic_rate=1e-3),
+    "bear-lag": BaselineSettings(actor_rate=1e-3, critic_rate=1e-3),
+    "cpq": BaselineSettings(actor_rate=1e-4, critic_rate=1e-3),
+    "coptidice": BaselineSettings(actor_rate=1e-4, critic_rate=1e-4),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Of a task and, where COptiDICE wants it, of its log."""
+
+    observations: int
+    actions: int
+    horizon: int
+    first_share: float | None = None
+    """Share of steps that begin an episode; of full episodes if not said."""
+    observation_sd: np.ndarray | None = None
+    action_sd: np.ndarray | None = None
+    """Standard deviations (1, o) and (1, a); ones if not said."""
+
+
+def baseline(checkout: Path, method: str, settings: BaselineSettings, of: Sizes) -> Any:
+    """OSRL's trainer of another learner."""
     name = BASELINES[method]
     module = osrl(checkout, name)
-    sizes: dict[str, Any] = {"state_dim": observations, "action_dim": actions, "max_action": 1.0}
-    sizes |= {"episode_len": horizon, "a_hidden_sizes": [256, 256], "c_hidden_sizes": [256, 256]}
-    rates = {"actor_lr": 1e-3, "critic_lr": 1e-3}
+    sizes: dict[str, Any] = {"state_dim": of.observations, "action_dim": of.actions, "max_action": 1.0}
+    sizes |= {"episode_len": of.horizon, "cost_limit": settings.limit}
+    sizes |= {"a_hidden_sizes": list(settings.hidden), "c_hidden_sizes": list(settings.hidden)}
+    rates = {"actor_lr": settings.actor_rate, "critic_lr": settings.critic_rate}
     if name == "coptidice":
-        spread = {
-            "observations_std": np.ones((1, observations), np.float32),
-            "actions_std": np.ones((1, actions), np.float32),
-        }
+        ones = [np.ones((1, size), np.float32) for size in (of.observations, of.actions)]
         model = module.COptiDICE(
-            **sizes, **spread, f_type="softchi", init_state_propotion=1.0 / horizon, num_nu=2, num_chi=2
+            **sizes,
+            f_type="softchi",
+            init_state_propotion=1.0 / of.horizon if of.first_share is None else of.first_share,
+            observations_std=ones[0] if of.observation_sd is None else of.observation_sd,
+            actions_std=ones[1] if of.action_sd is None else of.action_sd,
+            num_nu=settings.critics,
+            num_chi=settings.critics,
         )
-        return module.COptiDICETrainer(model, None, logger=Log(), actor_lr=1e-4, critic_lr=1e-4, scalar_lr=1e-4)
-    coded = {"vae_hidden_sizes": 400, "sample_action_num": 10, "num_q": 2, "num_qc": 2}
+        return module.COptiDICETrainer(model, None, logger=Log(), **rates, scalar_lr=settings.scalar_rate)
+    coded = {"vae_hidden_sizes": settings.coded, "sample_action_num": settings.candidates}
+    coded |= {"num_q": settings.critics, "num_qc": settings.critics}
+    rates["vae_lr"] = settings.autoencoder_rate
     if name == "bcql":
-        return module.BCQLTrainer(module.BCQL(**sizes, **coded), None, logger=Log(), **rates, vae_lr=1e-3)
+        return module.BCQLTrainer(module.BCQL(**sizes, **coded), None, logger=Log(), **rates)
     if name == "bearl":
-        model = module.BEARL(**sizes, **coded, num_samples_mmd_match=10, start_update_policy_step=0)
-        return module.BEARLTrainer(model, None, logger=Log(), **rates, vae_lr=1e-3)
-    return module.CPQTrainer(
-        module.CPQ(**sizes, **coded), None, logger=Log(), actor_lr=1e-4, critic_lr=1e-3, vae_lr=1e-3
-    )
+        model = module.BEARL(**sizes, **coded, num_samples_mmd_match=settings.matched, start_update_policy_step=0)
+        return module.BEARLTrainer(model, None, logger=Log(), **rates)
+    return module.CPQTrainer(module.CPQ(**sizes, **coded), None, logger=Log(), **rates)
 
 
 def baseline_step(trainer: Any, batch: Any, first: np.ndarray) -> None:
