@@ -315,7 +315,7 @@ def test_a_guides_steps_count_as_much_as_they_are_weighed(monkeypatch):
     metrics = learner.update(handed(0, np.ones((16, 2), np.bool_)))
     after = learner.state().tensors
     for name in before:
-        if name.startswith(("parts.actor.model", "parts.reward_critics.model", "parts.cost_critic.model")):
+        if name.startswith(("parts.actor.model", "parts.critics.model")):
             assert torch.equal(before[name], after[name])
     assert metrics["reward_critic_loss"] == metrics["policy_loss"] == 0.0
     assert metrics["importance"] == 0.0

@@ -41,7 +41,7 @@ def actor_net(state: Arrays, part: str = "actor.model") -> list[np.ndarray]:
 
 
 def critic_net(state: Arrays, part: str, member: int) -> list[np.ndarray]:
-    names = [f"parts.{part}.model.ensemble.{kind}.{layer}" for layer in (0, 1) for kind in ("weights", "biases")]
+    names = [f"parts.{part}.model.{kind}.{layer}" for layer in (0, 1) for kind in ("weights", "biases")]
     return [state[name][member] for name in names]
 
 
@@ -75,7 +75,7 @@ class Beside:
         self.next_observations = self.after[f"{buffer}.next_observations"][rows.numpy()]
         self.actions = self.after[f"{buffer}.actions"][rows.numpy()]
         self.rewards, self.costs, self.goes_on = replay["rewards"], replay["costs"][:, 0], replay["goes_on"]
-        self.noises = [torch.randn((8, 2), generator=generator).double().numpy() for _ in range(3)]
+        self.noises = [torch.randn((8, 2), generator=generator).double().numpy() for _ in range(2)]
 
     @staticmethod
     def _doubles(learner: SACLearner) -> dict[str, np.ndarray]:
@@ -89,10 +89,10 @@ class Beside:
     def assert_reward_critics_regress(self, rewards: np.ndarray) -> None:
         """On r + gamma (min Q' - alpha' log pi)."""
         following, log_density = drawn(actor_net(self.before), self.next_observations, self.noises[0])
-        slow = [self.critic(self.before, "slow_reward_critics", self.next_observations, following, m) for m in (0, 1)]
+        slow = [self.critic(self.before, "slow_critics", self.next_observations, following, m) for m in (0, 1)]
         soft = np.minimum(*slow) - self.temperature * log_density
         targets = rewards + 0.99 * self.goes_on * soft
-        said = [self.critic(self.before, "reward_critics", self.observations, self.actions, m) for m in (0, 1)]
+        said = [self.critic(self.before, "critics", self.observations, self.actions, m) for m in (0, 1)]
         expected = sum(0.5 * np.mean((one - targets) ** 2) for one in said)
         assert self.metrics["reward_critic_loss"] == pytest.approx(expected, rel=1e-4)
 
@@ -135,10 +135,10 @@ def scalar_learner(**changes: object) -> SACLearner:
 def test_critics_regress_on_the_targets_of_the_equations():
     beside = Beside(scalar_learner())
     beside.assert_reward_critics_regress(beside.rewards)
-    following, _ = drawn(actor_net(beside.before), beside.next_observations, beside.noises[1])
-    dear = beside.critic(beside.before, "slow_cost_critic", beside.next_observations, following, 0)
+    following, _ = drawn(actor_net(beside.before), beside.next_observations, beside.noises[0])
+    dear = beside.critic(beside.before, "slow_critics", beside.next_observations, following, 2)
     targets = beside.costs + 0.99 * beside.goes_on * np.maximum(dear, 0.0)
-    paid = beside.critic(beside.before, "cost_critic", beside.observations, beside.actions, 0)
+    paid = beside.critic(beside.before, "critics", beside.observations, beside.actions, 2)
     assert beside.metrics["cost_critic_loss"] == pytest.approx(0.5 * np.mean((paid - targets) ** 2), rel=1e-4)
 
 
@@ -146,14 +146,14 @@ def policy_loss_of(beside: Beside, weights: Callable[[np.ndarray], np.ndarray]) 
     """The policy's loss as a function of the actor's parameters; `weights` of the critic's values, without gradient."""
 
     def price_at(parameters: list[np.ndarray]) -> np.ndarray:
-        actions, _ = drawn(parameters, beside.observations, beside.noises[2])
-        return beside.critic(beside.after, "cost_critic", beside.observations, actions, 0)
+        actions, _ = drawn(parameters, beside.observations, beside.noises[1])
+        return beside.critic(beside.after, "critics", beside.observations, actions, 2)
 
     fixed = weights(price_at(actor_net(beside.before)))
 
     def loss(parameters: list[np.ndarray]) -> float:
-        actions, log_density = drawn(parameters, beside.observations, beside.noises[2])
-        rewards = [beside.critic(beside.after, "reward_critics", beside.observations, actions, m) for m in (0, 1)]
+        actions, log_density = drawn(parameters, beside.observations, beside.noises[1])
+        rewards = [beside.critic(beside.after, "critics", beside.observations, actions, m) for m in (0, 1)]
         plain = beside.temperature * log_density - np.minimum(*rewards)
         return float(np.mean(plain + fixed * price_at(parameters)))
 
@@ -229,7 +229,7 @@ def test_the_slow_copies_follow_and_the_temperature_answers_the_entropy():
     metrics = learner.update(made_up_batch(1))
     after = learner.state().tensors
     for name in before:
-        if name.startswith("parts.slow_reward_critics"):
+        if name.startswith("parts.slow_critics"):
             quick = after[name.replace("slow_", "")]
             torch.testing.assert_close(after[name], torch.lerp(before[name], quick, 0.005))
     theta = "parts.temperature.model.theta"

@@ -26,12 +26,15 @@ from safehold.learn.replay import ReplayBuffer
 from safehold.learn.squashed_policy import SquashedExplorer, SquashedPolicy, UniformExplorer, freeze_squashed
 from safehold.learn.transitions import Transitions
 from safehold.nn.actors import TanhGaussianActor
-from safehold.nn.ensemble import Critics
+from safehold.nn.ensemble import Ensemble
 from safehold.nn.tensors import torch_generator
 from safehold.rollout.steps import Explorer, FinishedEpisode, StepBatch
 
 LOG_SD_RANGE = (-20.0, 2.0)
 """Bounds of the log of the noise's sd before the tanh.   [SAC's and SaGui's code]"""
+TWINS = 2
+"""Reward critics, the first columns of all critics; the cost critic, if there is a price, is the last."""
+CRITIC_LOSSES = ("reward_critic_loss", "cost_critic_loss")
 
 
 class SACConfig(Config):
@@ -196,23 +199,19 @@ class SACLearner:
         actor = TanhGaussianActor(observations, actions, hidden, log_sd_range=LOG_SD_RANGE, generator=generator)
         if start is not None:
             begin_as(actor, start)
-        rewards = Critics(observations, actions, members=2, signals=1, hidden=hidden, generator=generator)
-        costs = Critics(observations, actions, members=1, signals=1, hidden=hidden, generator=generator)
+        count = TWINS if price is None else TWINS + 1
+        critics = Ensemble(count, (observations + actions, *hidden, 1), generator=generator)
         self._actor = Part("policy", actor, config.learning_rate)
-        self._rewards = Part("reward critics", rewards, config.learning_rate)
-        self._costs = Part("cost critic", costs, config.learning_rate)
+        self._critics = Part("critics", critics, config.learning_rate)
         self._temperature = Part("temperature", Temperature(config.initial_temperature), config.learning_rate)
-        self._slow_rewards = SlowCopy(rewards, config.target_rate)
-        self._slow_costs = SlowCopy(costs, config.target_rate)
+        self._slow_critics = SlowCopy(critics, config.target_rate)
         self._experience = OwnExperience(spec, config.capacity) if experience is None else experience
         self._generator = torch_generator(streams.integer("updates"))
         self._kept: dict[str, Kept] = {
             "actor": self._actor,
-            "reward_critics": self._rewards,
-            "cost_critic": self._costs,
+            "critics": self._critics,
             "temperature": self._temperature,
-            "slow_reward_critics": self._slow_rewards,
-            "slow_cost_critic": self._slow_costs,
+            "slow_critics": self._slow_critics,
             "replay": self._experience,
         }
         if price is not None:
@@ -280,16 +279,17 @@ class SACLearner:
     def _improve(self, lesson: Lesson) -> Metrics:
         """One gradient step of everything."""
         rows = lesson.rows
-        metrics = {"reward_critic_loss": self._rewards.descend(self._reward_loss(lesson))}
-        if self._price is not None:
-            metrics["cost_critic_loss"] = self._costs.descend(self._cost_loss(lesson, self._price))
+        losses_of_critics = self._critic_losses(lesson)
+        self._critics.descend(torch.stack(losses_of_critics).sum())
+        metrics = {name: loss.item() for name, loss in zip(CRITIC_LOSSES, losses_of_critics, strict=False)}
         acting = self._actor.network(rows.observations)
         actions, log_density = acting.sample_with_log_density(self._generator)
-        least = self._rewards.network(rows.observations, actions)[..., 0].min(dim=-1).values
-        losses = (self._temperature.network().detach() + lesson.entropy) * log_density - least
+        said = self._critics.network(torch.cat([rows.observations, actions], dim=-1))
+        temperature = self._temperature.network().detach()
+        losses = (temperature + lesson.entropy) * log_density - said[:, :TWINS].amin(dim=-1)
         priced: Metrics = {"multiplier": 0.0}
         if self._price is not None:
-            expected = self._costs.network(rows.observations, actions)[:, 0, 0]
+            expected = said[:, TWINS]
             fixed = expected.detach()
             losses = losses + self._price.weights(rows.observations, fixed) * expected
             priced = self._price.improve(rows, fixed)
@@ -297,8 +297,7 @@ class SACLearner:
         if self._config.temperature == "learnt":
             surplus = (log_density.detach() - self._box.size).mean()
             self._temperature.descend(-self._temperature.network() * surplus)
-        self._slow_rewards.follow()
-        self._slow_costs.follow()
+        self._slow_critics.follow()
         return {
             **metrics,
             **priced,
@@ -308,30 +307,26 @@ class SACLearner:
             "sd": float(acting.inner.log_sd.detach().exp().mean()),  # before the tanh
         }
 
-    def _reward_loss(self, lesson: Lesson) -> Float[Tensor, ""]:
-        """Squared errors of both reward critics."""
+    def _critic_losses(self, lesson: Lesson) -> list[Float[Tensor, ""]]:
+        """Squared errors of the reward critics, and of the cost critic if there is a price."""
         rows = lesson.rows
         with torch.no_grad():
-            following, log_density = self._drawn(rows.next_observations)
-            least = self._slow_rewards.network(rows.next_observations, following)[..., 0].min(dim=-1).values
-            soft = least - (self._temperature.network() + lesson.entropy) * log_density
-            targets = rows.rewards + self._config.discount * rows.goes_on * soft
-        said = self._rewards.network(rows.observations, rows.actions)[..., 0]
-        return 0.5 * (lesson.weights[:, None] * (said - targets[:, None]).square()).mean(dim=0).sum()
-
-    def _cost_loss(self, lesson: Lesson, price: Price) -> Float[Tensor, ""]:
-        """Squared error of the cost critic."""
-        rows = lesson.rows
-        with torch.no_grad():
-            following, _ = self._drawn(rows.next_observations)
-            ahead = self._slow_costs.network(rows.next_observations, following)[:, 0, 0]
-            targets = price.value.targets(price.signal(rows), ahead, rows.goes_on)
-        said = self._costs.network(rows.observations, rows.actions)[:, 0, 0]
-        return 0.5 * (lesson.weights * (said - targets).square()).mean()
-
-    def _drawn(self, observations: Float[Tensor, "B o"]) -> tuple[Float[Tensor, "B a"], Float[Tensor, "B"]]:
-        """The policy's actions and the logs of their densities."""
-        return self._actor.network(observations).sample_with_log_density(self._generator)
+            following, log_density = self._actor.network(rows.next_observations).sample_with_log_density(
+                self._generator
+            )
+            ahead = self._slow_critics.network(torch.cat([rows.next_observations, following], dim=-1))
+            soft = ahead[:, :TWINS].amin(dim=-1) - (self._temperature.network() + lesson.entropy) * log_density
+            wanted = [(rows.rewards + self._config.discount * rows.goes_on * soft)[:, None]]
+            if self._price is not None:
+                cost = self._price.value.targets(self._price.signal(rows), ahead[:, TWINS], rows.goes_on)
+                wanted.append(cost[:, None])
+        said = self._critics.network(torch.cat([rows.observations, rows.actions], dim=-1))
+        parts = said.split([TWINS, 1] if len(wanted) > 1 else [TWINS], dim=-1)
+        weights = lesson.weights[:, None]
+        return [
+            0.5 * (weights * (part - targets).square()).mean(dim=0).sum()
+            for part, targets in zip(parts, wanted, strict=True)
+        ]
 
 
 class Temperature(nn.Module):
