@@ -7,7 +7,7 @@ epochs (40,000 steps, one world); ours with the defaults of `safehold explore pp
 steps; one thread each, in turn, imports left out. Settings differ as
 the packages' defaults do, and most of the ratio is made of that: OmniSafe makes up to 40 passes over 20,000 steps in
 minibatches of 64, ours up to 10 over 8,192 in minibatches of 1,024. What each learns from as many steps stands in
-docs/results/online-velocity.md. Processor time is what other work on the machine disturbs least.
+docs/results/online-curves.md. Processor time is what other work on the machine disturbs least.
 """
 
 import argparse

@@ -14,7 +14,7 @@ want a row for PLS. Fixed before it was run; all seeds are reported:
 * Every deployed target or box by the episodes that it ran for, all of which were drawn after it was chosen: how many
   means are above the limit, and in how many runs.
 * Reward against cost over nine boxes from 0.05 to 3, both variants, 20 episodes each.
-* Demonstrations, held out: 200 episodes of the zoo, seed 1010. A step is unsafe if it or one of the nine after it costs.
+* Demonstrations, held out: 200 episodes of the zoo, seed 1010. A step is unsafe if it or one of the next nine costs.
   The probability that an unsafe one lies further out (largest entry of its mean code) than a safe one, and the shares
   inside boxes of 0.5 and 1.
 * Worse logs, on BallCircle, LSPC-O with the table's settings: a tenth of the episodes; a tenth of all costs moved to
