@@ -6,8 +6,9 @@ Takes finished runs of reproductions/whole_road.py. Rewards are normalised by th
 the limit; a run that ended by holding recommends nothing and is counted apart. The bar, set before those runs: the
 mean cost of what is recommended is at most the limit, and its reward at least that of the best safe baseline less 0.03,
 on two thirds of the tasks and limits; a baseline (the naive target of the same transformer, cloning of the safe
-episodes) is safe if its mean cost over seeds is at most the limit. The paper (arXiv 2505.21852, Tables 1 and 7) has other logs
-(DSRL's), other normalisation constants, networks and updates; its numbers can be set beside ours, not compared.
+episodes) is safe if its mean cost over seeds is at most the limit. The paper (arXiv 2505.21852, Tables 1 and 7) has
+other logs (DSRL's), other normalisation constants, networks and updates; its numbers can be set beside ours, not
+compared.
 """
 
 import argparse
