@@ -8,6 +8,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml constraints.txt tools/install.sh
 
+# Safety-Gymnasium pins an old gymnasium and mujoco; beside them it needs these two.
+NAVIGATION = $(BIN)/pip install --quiet --constraint constraints.txt xmltodict pyyaml && \
+  $(BIN)/pip install --quiet --no-deps 'safety-gymnasium==1.0.0'
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint coverage bullet navigation driving slow clean
 
@@ -20,6 +24,8 @@ $(VENV)/.ready-run: $(SOURCES)
 
 $(VENV)/.ready-dev: $(SOURCES)
 	tools/install.sh $(VENV) mujoco,dev
+	@# the fixtures of the navigation tasks, are held against the suite itself (35 MB)
+	$(NAVIGATION)
 	@# of ICU-Sepsis only the tables are read (2 MB); its own requirements are 150 MB, one of them no longer maintained
 	$(BIN)/pip install --quiet --no-deps --constraint constraints.txt icu-sepsis
 	@touch $@ $(VENV)/.ready-run
@@ -48,10 +54,8 @@ bullet: $(VENV)/.ready-run
 	$(BIN)/pip install --quiet 'pybullet>=3.2.7'
 	$(BIN)/pip install --quiet --no-deps 'bullet-safety-gym==1.4.0'
 
-# Safety-Gymnasium pins an old gymnasium and mujoco, too; beside them it needs these two.
 navigation: $(VENV)/.ready-run
-	$(BIN)/pip install --quiet --constraint constraints.txt xmltodict pyyaml
-	$(BIN)/pip install --quiet --no-deps 'safety-gymnasium==1.0.0'
+	$(NAVIGATION)
 
 # MetaDrive 0.2.6.0 needs gym 0.19, whose build needs old tools, and a numpy below 1.24; wheels up to Python 3.11.
 DRIVING ?= .venv-metadrive

@@ -255,6 +255,14 @@ def test_worlds_in_the_middle_of_episodes_come_back_bit_for_bit():
         np.testing.assert_array_equal(getattr(batch, name), getattr(expected, name))
 
 
+def test_a_robot_that_always_stands_in_a_cost_is_a_fault(monkeypatch):
+    world = NavigationWorld(suite_task("Point", "Goal1"), COURSES["Goal1"].costs)
+    monkeypatch.setattr("safehold.envs.suites.navigation.LAYOUTS", 3)
+    monkeypatch.setattr(world, "_costs", lambda: {"hazards": 1.0})
+    with pytest.raises(EnvironmentFault, match="reset seed 5: in 3 layouts in a row"):
+        world.reset(seed=5)
+
+
 def test_a_cost_that_is_no_number_is_told_as_it_is_and_refused():
     world = registry.make("navigation/PointGoal1")
     world.reset(seed=0)

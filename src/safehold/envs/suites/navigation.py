@@ -29,12 +29,15 @@ from typing import Any
 
 import numpy as np
 
-from safehold.core.errors import UsageError
+from safehold.core.errors import EnvironmentFault, UsageError
 from safehold.core.spec import Box, TaskSpec
 from safehold.envs.adapter import Task, World
 
 BINS = 16
 """Entries of a lidar: each is how near the nearest object in its sixteenth of the circle is, 0 for none to 1."""
+
+LAYOUTS = 100
+"""Drawn at most in a reset. Only SaGui's guides, which start anywhere, need a second one, a sixth of resets at most."""
 
 LARGEST_REWARD = 10.0
 """Rewards are moved between this and its negative, by the suite."""
@@ -106,10 +109,13 @@ class NavigationWorld:
         """A layout drawn from the seed: below 2^32 it is the one that the suite draws.
 
         A layout in which the robot already stands in a cost is drawn anew; the suite refuses to go on there.
+
+        Raises:
+            EnvironmentFault: if none of `LAYOUTS` in a row is free of cost.
         """
         task = self.task
         task.random_generator.set_random_seed(seed if seed < 2**32 else [seed % 2**32, seed // 2**32])
-        while True:
+        for _ in range(LAYOUTS):
             task.reset()
             task.model.opt.disableflags |= self._mujoco.mjtDisableBit.mjDSBL_AUTORESET
             task.update_world()
@@ -117,6 +123,10 @@ class NavigationWorld:
             costs = self._costs()
             if not any(costs.values()):
                 return self._observation(), self._info(costs)
+        raise EnvironmentFault(
+            f"reset seed {seed}: in {LAYOUTS} layouts in a row the robot stands in a cost from the start, in the last "
+            f"one {costs}; give the task more room, or larger distances between robot and hazards"
+        )
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """One step of the suite: its simulation, its reward, its costs, and a new goal if one is reached."""
