@@ -1,6 +1,7 @@
 """Perceptrons of one shape, evaluated together: critics of several signals, each several times."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,61 @@ class Ensemble(nn.Module):
             hidden = torch.baddbmm(bias, self._activation(hidden) if place else hidden, weight)
         return hidden[..., 0].T
 
+    def least(self, inputs: Float[Tensor, "B f"], members: int) -> Float[Tensor, "B s"]:
+        """The smallest of `members` columns for each of s signals; column m s + k is member m for signal k.
+
+        Only one member a row has a gradient, so backwards only that one's row is gone through: a member a half of the
+        work of all where there are two, a quarter where there are four.
+        """
+        if self._activation is not torch.relu_ or not torch.is_grad_enabled():
+            said: Tensor = self(inputs)
+            return said.view(len(inputs), members, -1).amin(dim=1)
+        found: Tensor = _Least.apply(inputs, members, *self.weights, *self.biases)  # type: ignore[no-untyped-call]
+        return found
+
+
+class _Least(torch.autograd.Function):
+    """`Ensemble.least` of networks with relu, and its gradients, row by row those of the member that counts."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, members: int, *parameters: Tensor) -> Tensor:
+        """Weights of all layers, then biases."""
+        layers = len(parameters) // 2
+        hidden, seen = inputs.expand(len(parameters[0]), -1, -1), []
+        for place in range(layers):
+            hidden = torch.relu_(hidden) if place else hidden
+            seen.append(hidden)
+            hidden = torch.baddbmm(parameters[layers + place], hidden, parameters[place])
+        values, which = hidden[..., 0].view(members, -1, len(inputs)).min(dim=0)
+        ctx.save_for_backward(which, *seen, *parameters[:layers])
+        ctx.layers = layers
+        return values.T
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Of inputs, of nothing, of every weight and bias; what nobody asked for is None."""
+        which, *saved = ctx.saved_tensors
+        seen, weights = saved[: ctx.layers], saved[ctx.layers :]
+        signals, count = len(which), len(weights[0])
+        outer, asked = gradients[0].T, ctx.needs_input_grad
+        of_inputs = torch.zeros_like(seen[0][0]) if asked[0] else None
+        found: list[list[Tensor]] = [[] for _ in asked[2:]]
+        for member in range(count):
+            rows = (which[member % signals] == member // signals).nonzero()[:, 0]
+            slope = outer[member % signals, rows, None]
+            for place in reversed(range(ctx.layers)):
+                entered = seen[place][member].index_select(0, rows)
+                if asked[2 + place]:
+                    found[place].append(entered.T @ slope)
+                    found[ctx.layers + place].append(slope.sum(dim=0, keepdim=True))
+                if place or of_inputs is not None:
+                    slope = slope @ weights[place][member].T
+                if place:
+                    slope = torch.ops.aten.threshold_backward(slope, entered, 0.0)
+            if of_inputs is not None:
+                of_inputs.index_add_(0, rows, slope)
+        return of_inputs, None, *(torch.stack(parts) if parts else None for parts in found)
+
 
 class Critics(nn.Module):
     """Q of each of `signals`, `members` times: what is still to come after an action.
@@ -65,3 +121,7 @@ class Critics(nn.Module):
         """Q of every member for every signal."""
         said: Tensor = self.ensemble(torch.cat([observations, actions], dim=-1))
         return said.view(-1, *self._shape)
+
+    def least(self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]) -> Float[Tensor, "B s"]:
+        """The smallest member's word for every signal."""
+        return self.ensemble.least(torch.cat([observations, actions], dim=-1), self._shape[0])

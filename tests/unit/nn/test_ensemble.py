@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from safehold.nn.ensemble import Critics, Ensemble
@@ -27,3 +28,24 @@ def test_a_member_that_is_not_asked_gets_no_gradient():
     torch.autograd.backward(said[:, 1, 2].sum())
     moved = [bool(critics.ensemble.weights[0].grad[member].abs().sum() > 0) for member in range(6)]
     assert moved == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("asked", ["all", "inputs", "weights"])
+def test_the_least_of_members_is_autograds(asked):
+    ensemble = Ensemble(6, (4, 9, 7, 1), generator=torch_generator(0))  # three members of two signals
+    with torch.no_grad():
+        for parameter in ensemble.parameters():
+            parameter.normal_(generator=torch_generator(1))
+    inputs = torch.randn((40, 4), generator=torch_generator(2), requires_grad=asked != "weights")
+    wanted = [parameter for parameter in ensemble.parameters() if asked != "inputs"] + [inputs] * (asked != "weights")
+    weights = torch.randn((40, 2), generator=torch_generator(3))
+    quick = ensemble.least(inputs, 3)
+    plain = ensemble(inputs).view(40, 3, 2).amin(dim=1)
+    assert torch.equal(quick, plain)
+    found = torch.autograd.grad((weights * quick.square()).sum(), wanted)
+    expected = torch.autograd.grad((weights * plain.square()).sum(), wanted)
+    assert all(float(gradient.abs().sum()) > 0 for gradient in expected)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
+    with torch.no_grad():
+        assert torch.equal(ensemble.least(inputs, 3), plain)

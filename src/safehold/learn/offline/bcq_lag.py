@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from safehold.core.spec import TaskSpec
 from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, backed_up, critic_loss, least
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ActorPolicy, backed_up, critic_loss
 from safehold.learn.offline.behaviour_model import (
     CODE_CLIP,
     behaviour_loss,
@@ -122,7 +122,7 @@ class BCQLagPolicy(ActorPolicy[BCQLagConfig, BCQLagNetwork]):
         actions = network.actor(rows, network.autoencoder.decode(rows, codes))
         if drawn == 1:
             return actions
-        values = least(network.critics(rows, actions))
+        values = network.critics.least(rows, actions)
         scores = values[:, 0] - values[:, 1:] @ network.multipliers
         chosen = scores.reshape(-1, drawn).argmax(dim=1)
         return actions.reshape(len(chosen), drawn, -1)[torch.arange(len(chosen)), chosen]
@@ -162,7 +162,7 @@ class BCQLagLearner(ActorCriticLearner[BCQLagConfig, BCQLagPolicy]):
         followed = self._followed(batch.next_observations)
         wanted = backed_up(batch, followed, config.discount)
         critics = self._critics.descend(critic_loss(network.critics(batch.observations, batch.actions), wanted))
-        values = least(network.critics(batch.observations, self._acts(batch.observations)))
+        values = network.critics.least(batch.observations, self._acts(batch.observations))
         multipliers = self._multipliers.update((followed if config.choice == "best" else values)[:, 1:])
         actor = self._actor.descend(-lagrangian(values, self._multipliers.thresholds, multipliers).mean())
         self._slow_critics.follow()

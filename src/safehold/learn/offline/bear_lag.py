@@ -14,7 +14,7 @@ from torch import Tensor
 from safehold.learn.actions import box_of
 from safehold.learn.learner import Metrics
 from safehold.learn.multiplier import LogMultiplier
-from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, backed_up, critic_loss, least
+from safehold.learn.offline.actor_critic import ActorCriticLearner, ModePolicy, backed_up, critic_loss
 from safehold.learn.offline.behaviour_model import behaviour_loss, behaviour_model, likely_codes, reconstruction
 from safehold.learn.offline.lagrangian import (
     LagrangianConfig,
@@ -109,7 +109,7 @@ class BEARLagLearner(ActorCriticLearner[BEARLagConfig, BEARLagPolicy]):
         critics = self._critics.descend(critic_loss(said, wanted))
         ours, theirs = self._matched(batch.observations)
         discrepancy = maximum_mean_discrepancy(theirs, ours, config.kernel_width)
-        values = least(self._critics.network(batch.observations, torch.tanh(ours[:, 0])))
+        values = self._critics.network.least(batch.observations, torch.tanh(ours[:, 0]))
         multipliers = self._multipliers.update((followed if config.choice == "best" else values)[:, 1:])
         gain = lagrangian(values, self._multipliers.thresholds, multipliers).mean()
         excess = discrepancy.mean() - config.discrepancy

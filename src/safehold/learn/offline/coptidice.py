@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from safehold.core.spec import TaskSpec
 from safehold.data.normalise import Normaliser
 from safehold.learn.learner import Metrics
-from safehold.learn.offline.actor_critic import ActorCriticLearner, LimitedConfig, ModePolicy, least, seen, thresholds
+from safehold.learn.offline.actor_critic import ActorCriticLearner, LimitedConfig, ModePolicy, seen, thresholds
 from safehold.learn.parts import Kept, Part
 from safehold.learn.transitions import Transitions
 from safehold.nn.distributions import DiagonalGaussian, TanhGaussian
@@ -103,15 +103,14 @@ class CostBound(nn.Module):
     def __init__(self, spec: TaskSpec, config: COptiDICEConfig, generator: torch.Generator) -> None:
         super().__init__()
         costs = len(spec.cost_names)
-        self._shape = (config.value_networks, costs)
+        self._members = config.value_networks
         sizes = (spec.observation_size, *config.hidden, 1)
         self.chi = Ensemble(config.value_networks * costs, sizes, generator=generator)
         self.tau = Positive(costs)
 
     def forward(self, observations: Float[Tensor, "B o"]) -> Float[Tensor, "B k"]:
         """What chi is of each cost."""
-        said: Tensor = self.chi(observations)
-        return least(said.reshape(-1, *self._shape))
+        return self.chi.least(observations, self._members)
 
 
 class COptiDICELearner(ActorCriticLearner[COptiDICEConfig, COptiDICEPolicy]):
@@ -157,7 +156,7 @@ class COptiDICELearner(ActorCriticLearner[COptiDICEConfig, COptiDICEPolicy]):
         drawn = torch.randint(len(self._starts), (config.starts,), generator=self._generator)
         rows = torch.cat([batch.observations, batch.next_observations, self._starts[drawn]])
         sizes = [len(batch.rewards), len(batch.rewards), len(drawn)]
-        here, there, first = self._nu.network(rows).amin(dim=-1).split(sizes)
+        here, there, first = torch.split(self._nu.network.least(rows, config.value_networks)[:, 0], sizes)
         multipliers = self._multipliers.network()
         error = advantage(batch, here, there, multipliers.detach(), config.discount)
         weights = correction(error, config.divergence_weight)

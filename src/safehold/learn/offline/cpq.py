@@ -20,7 +20,6 @@ from safehold.learn.offline.actor_critic import (
     ModePolicy,
     backed_up,
     critic_loss,
-    least,
     thresholds,
 )
 from safehold.learn.offline.behaviour_model import BehaviourConfig, behaviour_loss, behaviour_model, reconstruction
@@ -126,7 +125,7 @@ class CPQLearner(ActorCriticLearner[CPQConfig, CPQPolicy]):
         critics = self._critics.descend(penalised_critic_loss(said, wanted, unknown, wished, self._alpha.values))
         self._alpha.rise(wished - unknown.detach())
         actions, _ = self._actor.network(batch.observations).sample_with_log_density(self._generator)
-        values = least(self._critics.network(batch.observations, actions))
+        values = self._critics.network.least(batch.observations, actions)
         safe = within(values[:, 1:], self._thresholds)
         actor = self._actor.descend(-penalised_gain(values, safe, config.unsafe_action).mean())
         self._slow_critics.follow()
@@ -141,7 +140,7 @@ class CPQLearner(ActorCriticLearner[CPQConfig, CPQPolicy]):
     def _wanted(self, batch: Transitions) -> Float[Tensor, "B s"]:
         """What the critics are fitted to."""
         actions, _ = self._actor.network(batch.next_observations).sample_with_log_density(self._generator)
-        values = least(self._slow_critics.network(batch.next_observations, actions))
+        values = self._slow_critics.network.least(batch.next_observations, actions)
         return penalised(batch, values, self._thresholds, self._config.discount)
 
     def _unknown_cost(self, observations: Float[Tensor, "B o"]) -> Float[Tensor, "k"]:
@@ -154,8 +153,8 @@ class CPQLearner(ActorCriticLearner[CPQConfig, CPQPolicy]):
             unknown = furthest(in_parts(self._strangeness, rows, drawn), config.unknown_share)
             few, acted = rows[unknown], drawn[unknown]
             if config.unknown_gradient == "osrl":
-                return least(self._slow_critics.network(few, acted))[:, 1:].sum(dim=0) / len(rows)
-        return least(self._critics.network(few, acted))[:, 1:].sum(dim=0) / len(rows)
+                return self._slow_critics.network.least(few, acted)[:, 1:].sum(dim=0) / len(rows)
+        return self._critics.network.least(few, acted)[:, 1:].sum(dim=0) / len(rows)
 
     def _strangeness(self, observations: Float[Tensor, "n o"], actions: Float[Tensor, "n a"]) -> Float[Tensor, "n"]:
         """How far actions' codes are from the prior."""
