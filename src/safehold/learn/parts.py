@@ -57,8 +57,9 @@ class Part(Generic[ModuleOf]):
                 f"update {self._updates + 1}: the loss of the {self._name} is {value}; lower the learning rate, or "
                 "look for outliers in the data"
             )
-        self._optimiser.zero_grad()
-        torch.autograd.backward(loss, inputs=self._parameters)
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = gradient
         self._optimiser.step()
         self._updates += 1
         return value

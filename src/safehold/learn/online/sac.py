@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from safehold.core.config import Config
 from safehold.core.errors import DataError, UsageError
@@ -24,6 +24,7 @@ from safehold.learn.online.limited import episode_metrics
 from safehold.learn.parts import Kept, Part, SlowCopy, parts_of, restore_all, state_of
 from safehold.learn.replay import ReplayBuffer
 from safehold.learn.squashed_policy import SquashedExplorer, SquashedPolicy, UniformExplorer, freeze_squashed
+from safehold.learn.temperature import Temperature
 from safehold.learn.transitions import Transitions
 from safehold.nn.actors import TanhGaussianActor
 from safehold.nn.ensemble import Ensemble
@@ -203,7 +204,7 @@ class SACLearner:
         critics = Ensemble(count, (observations + actions, *hidden, 1), generator=generator)
         self._actor = Part("policy", actor, config.learning_rate)
         self._critics = Part("critics", critics, config.learning_rate)
-        self._temperature = Part("temperature", Temperature(config.initial_temperature), config.learning_rate)
+        self._temperature = Temperature(config.initial_temperature, config.learning_rate)
         self._slow_critics = SlowCopy(critics, config.target_rate)
         self._experience = OwnExperience(spec, config.capacity) if experience is None else experience
         self._generator = torch_generator(streams.integer("updates"))
@@ -285,8 +286,7 @@ class SACLearner:
         acting = self._actor.network(rows.observations)
         actions, log_density = acting.sample_with_log_density(self._generator)
         said = self._critics.network(torch.cat([rows.observations, actions], dim=-1))
-        temperature = self._temperature.network().detach()
-        losses = (temperature + lesson.entropy) * log_density - said[:, :TWINS].amin(dim=-1)
+        losses = (self._temperature.value + lesson.entropy) * log_density - said[:, :TWINS].amin(dim=-1)
         priced: Metrics = {"multiplier": 0.0}
         if self._price is not None:
             expected = said[:, TWINS]
@@ -295,14 +295,13 @@ class SACLearner:
             priced = self._price.improve(rows, fixed)
         metrics["policy_loss"] = self._actor.descend((lesson.weights * losses).mean())
         if self._config.temperature == "learnt":
-            surplus = (log_density.detach() - self._box.size).mean()
-            self._temperature.descend(-self._temperature.network() * surplus)
+            self._temperature.answer(float(log_density.detach().mean()) - self._box.size)
         self._slow_critics.follow()
         return {
             **metrics,
             **priced,
             **lesson.metrics,
-            "temperature": float(self._temperature.network().detach()),
+            "temperature": self._temperature.value,
             "entropy": -float(log_density.detach().mean()),
             "sd": float(acting.inner.log_sd.detach().exp().mean()),  # before the tanh
         }
@@ -315,7 +314,7 @@ class SACLearner:
                 self._generator
             )
             ahead = self._slow_critics.network(torch.cat([rows.next_observations, following], dim=-1))
-            soft = ahead[:, :TWINS].amin(dim=-1) - (self._temperature.network() + lesson.entropy) * log_density
+            soft = ahead[:, :TWINS].amin(dim=-1) - (self._temperature.value + lesson.entropy) * log_density
             wanted = [(rows.rewards + self._config.discount * rows.goes_on * soft)[:, None]]
             if self._price is not None:
                 cost = self._price.value.targets(self._price.signal(rows), ahead[:, TWINS], rows.goes_on)
@@ -327,18 +326,6 @@ class SACLearner:
             0.5 * (weights * (part - targets).square()).mean(dim=0).sum()
             for part, targets in zip(parts, wanted, strict=True)
         ]
-
-
-class Temperature(nn.Module):
-    """alpha = softplus(theta), the weight of the entropy."""
-
-    def __init__(self, initial: float) -> None:
-        super().__init__()
-        self.theta = nn.Parameter(torch.tensor(float(np.log(np.expm1(initial)))))
-
-    def forward(self) -> Float[Tensor, ""]:
-        """In reward units a nat, > 0."""
-        return nn.functional.softplus(self.theta)
 
 
 def begin_as(actor: TanhGaussianActor, start: TanhGaussianActor) -> None:
