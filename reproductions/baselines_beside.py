@@ -224,6 +224,8 @@ def main() -> None:
     torch.set_num_threads(1)
     commit, learnt = commit_here(), {"velocity": arguments.velocity, "bullet": arguments.bullet}
     shard, shards = (int(part) for part in arguments.shard.split("/"))
+    if not 0 <= shard < shards:
+        parser.error(f"--shard {arguments.shard}: of {shards} the first is 0, the last {shards - 1}")
     cells = [(seed, task, method) for seed in SEEDS for task in TASKS for method in BASELINES]
     places = [arguments.runs / task.replace("/", "-") / method / f"seed-{seed}" for seed, task, method in cells]
     for (seed, task, method), place in list(zip(cells, places, strict=True))[shard::shards]:

@@ -17,8 +17,8 @@ want a row for PLS. Fixed before it was run; all seeds are reported:
 * Demonstrations, held out: 200 episodes of the zoo, seed 1010. A step is unsafe if it or one of the next nine costs.
   The probability that an unsafe one lies further out (largest entry of its mean code) than a safe one, and the shares
   inside boxes of 0.5 and 1.
-* Worse logs, on BallCircle, LSPC-O with the table's settings: a tenth of the episodes; a tenth of all costs moved to
-  other steps; only episodes of cost at most 20; only the costlier half. Three boxes (0.1, 0.25, 1), 20 episodes each.
+* Worse logs, on BallCircle, LSPC-O with the table's settings: a tenth of the episodes; a tenth of the steps with their
+  costs exchanged; only episodes of cost at most 20; only the costlier half. Boxes 0.1, 0.25, 1; 20 episodes each.
 * Intervals: bootstrap over seeds and episodes.
 
 What is done is not done again.
@@ -60,11 +60,12 @@ from safehold.workflows.deploy import (
     drive,
     open_or_create,
     plan,
+    raw_episodes,
     verify_seed,
 )
 from safehold.workflows.evaluate import Evaluation, evaluate
 from safehold.workflows.files import write_text
-from safehold.workflows.train import load, train, training_threads
+from safehold.workflows.train import load, train_once, training_threads
 
 BOXES = (0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 FEW_BOXES = (0.1, 0.25, 1.0)
@@ -188,9 +189,7 @@ def worse(learnt: Learnt, place: Path) -> dict[str, Any]:
     for number, (name, log) in enumerate(worsened(learnt.log(), learnt.seed).items()):
         directory = place / f"worse-{number}"
         with training_threads(1):
-            if not (directory / "policy").exists():
-                train(log, "lspc", settings, directory, seed=learnt.seed, resume=directory.exists())
-            family = load(directory / "policy")
+            family = train_once(log, "lspc", settings, directory, seed=learnt.seed)
         if not isinstance(family, PolicyFamily):
             raise DataError(f"{directory} holds no policy with a dial")
         found[name] = learnt.evaluated([(family.at((box,)), (box,)) for box in FEW_BOXES], "boxes")
@@ -219,8 +218,9 @@ def deployed(learnt: Learnt, place: Path, *, boxes: bool, limit: float) -> dict[
         try:
             if boxes:
                 (seed_target,) = deployment.state.declaration.seed_targets
+                left = VERIFYING - raw_episodes(deployment, seed_target)
                 verify_seed(
-                    deployment, seed_target, learnt.task, family, episodes=VERIFYING, streams=streams,
+                    deployment, seed_target, learnt.task, family, episodes=left, streams=streams,
                     workers=learnt.workers,
                 )  # fmt: skip
             drive(deployment, learnt.task, family, streams=streams, workers=learnt.workers)

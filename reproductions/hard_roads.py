@@ -50,11 +50,20 @@ from safehold.data import hdf5
 from safehold.data.dataset import OfflineDataset
 from safehold.data.select import take
 from safehold.learn.checkpoint import load_checkpoint
-from safehold.workflows.deploy import DeployConfig, Oversight, Plan, drive, open_or_create, plan, verify_seed
+from safehold.workflows.deploy import (
+    DeployConfig,
+    Oversight,
+    Plan,
+    drive,
+    open_or_create,
+    plan,
+    raw_episodes,
+    verify_seed,
+)
 from safehold.workflows.evaluate import evaluate
 from safehold.workflows.files import write_text
 from safehold.workflows.road import TRAINING_THREADS, lower_bound
-from safehold.workflows.train import load, preset, train, training_threads
+from safehold.workflows.train import load, preset, train_once, training_threads
 
 LIMIT, JUDGED = 20.0, 40
 SEED_EPISODES = {"bullet/BallCircle": 100, "HalfCheetahVelocity": 400}
@@ -182,10 +191,8 @@ def run(name: str, case: Case, task: str, learnt: Path, seed: int, place: Path, 
         return {**record, "refused": f"{type(refusal).__name__}: {refusal}"}
     if case.log is not None:
         policy = place / "cdt" / "policy"
-        if not policy.exists():
-            with training_threads(TRAINING_THREADS):
-                weights = streams.integer("train/cdt")
-                train(log, "cdt", preset("cdt", "small"), place / "cdt", seed=weights, resume=(place / "cdt").exists())
+        with training_threads(TRAINING_THREADS):
+            train_once(log, "cdt", preset("cdt", "small"), place / "cdt", seed=streams.integer("train/cdt"))
     found = load(policy)
     if not isinstance(found, PolicyFamily):
         raise DataError(f"{policy} holds no policy with a dial")
@@ -199,7 +206,7 @@ def run(name: str, case: Case, task: str, learnt: Path, seed: int, place: Path, 
         try:
             if case.oversight.verify_seeds:
                 seeds = deployment.state.declaration.seed_targets
-                allowed = SEED_EPISODES[task]
+                allowed = SEED_EPISODES[task] - raw_episodes(deployment, seeds[0])
                 verify_seed(deployment, seeds[0], world, family, episodes=allowed, streams=streams, workers=workers)
             drive(deployment, world, family, streams=streams, workers=workers)
         except SafetyHold as hold:  # an unverified seed among them

@@ -16,6 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -71,7 +72,7 @@ class Road:
 def read(runs: Path) -> Road:
     """One study."""
     rows: dict[str, list[list[float]]] = {name: [] for name in METHODS}
-    summary = {}
+    summary: dict[str, Any] = {}
     for place in sorted(runs.glob("seed-*/summary.json")):
         summary = json.loads(place.read_text(encoding="utf-8"))
         returns = hdf5.read(place.parent / "episodes.hdf5").reward_returns
@@ -80,6 +81,8 @@ def read(runs: Path) -> Road:
             reward, cost = (summary[f"{key}_{what}_return"] for what in ("reward", "cost"))
             known = reward is not None
             rows[name].append([(reward - low) / span, cost / summary["limit"]] if known else [np.nan, np.nan])
+    if not summary:
+        raise SystemExit(f"{runs} holds no finished run of reproductions/whole_road.py")
     return Road(summary["task"], summary["limit"], {name: np.array(found) for name, found in rows.items()})
 
 

@@ -1,5 +1,6 @@
 """`safehold benchmark`: methods x tasks x seeds from one file, resumable, with a table at the end."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,8 @@ from safehold.core.errors import UsageError
 from safehold.report.plain_text import inert
 from safehold.workflows.benchmark import Backend, BenchmarkConfig, Cell, Score, overall, run_benchmark, run_share, table
 from safehold.workflows.files import write_text
+
+_COUNT = re.compile(r"[0-9]{1,6}")
 
 TABLE = "table.md"
 """The scores, beside the runs."""
@@ -107,7 +110,7 @@ def read_share(said: str) -> tuple[int, int]:
         UsageError: if they are none.
     """
     first, slash, last = said.partition("/")
-    if not (slash and first.isdigit() and last.isdigit()):
+    if not (slash and _COUNT.fullmatch(first) and _COUNT.fullmatch(last)):
         raise UsageError(f"--share {inert(said)}: say i/n, such as 0/16")
     return int(first), int(last)
 

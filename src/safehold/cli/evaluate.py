@@ -115,6 +115,8 @@ def _dial(arguments: EvaluateArguments, log: Path, output: Output) -> int:
     """Tries the dial of a policy where its log supports it, and prints what speaks against tuning it."""
     if arguments.limit is None or arguments.target or arguments.out is not None:
         raise UsageError("--dial tries many targets: give --limit with it, and neither --target nor --out")
+    if not arguments.limit > 0.0:
+        raise UsageError(f"--limit {arguments.limit:g}: a dial is tried around a limit above 0")
     family = load_for(arguments.policy, arguments.task).policy
     if not isinstance(family, PolicyFamily) or "reward" not in family.target_names:
         raise UsageError(f"{arguments.policy} has no dial of returns to be tried; evaluate it at a --target")

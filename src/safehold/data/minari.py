@@ -279,7 +279,22 @@ def _task(
             cost_names=derived.cost_names,
             cost_units=derived.cost_units,
         ),
-        findings if isinstance(action, Box) else (),
+        (*(findings if isinstance(action, Box) else ()), *_outlasted(columns, metadata, longest)),
+    )
+
+
+def _outlasted(columns: Columns, metadata: Metadata, longest: int) -> tuple[Finding, ...]:
+    if columns.horizon or metadata.horizon is None or longest <= metadata.horizon:
+        return ()
+    return (
+        Finding(
+            severity="warn",
+            code="horizon-outlasted",
+            where=METADATA_FILE,
+            what=f"it says that episodes end after {metadata.horizon} steps, the longest has {longest}; that is the "
+            "horizon now",
+            fix="Say which is right with --columns.horizon: limits are on the cost of a whole episode.",
+        ),
     )
 
 

@@ -23,6 +23,9 @@ METADATA_FILE = "metadata.json"
 _MOST_VALUES = 10**7
 """Values of one observation or action."""
 
+_LONGEST = 10**9
+"""Steps of an episode."""
+
 _ENTRY_POINT = re.compile(r"([A-Za-z_]\w*(?:\.\w+)*):[A-Za-z_]\w*(?:\.\w+)*", re.ASCII)
 _ENVIRONMENT_ID = re.compile(r"(?:([A-Za-z_]\w*(?:\.\w+)*):)?(?:[\w.-]+/)*[\w.-]+", re.ASCII)
 
@@ -142,8 +145,10 @@ def _environment(path: Path, name: str, said: Any) -> tuple[str, int | None]:
             f"{path}: {name} names {hostile[0]!r} of Python's own library, where no environment is: this file wants "
             "something run. Nothing was imported; do not open it with other programs"
         )
-    horizon = plain.get("max_episode_steps")
-    return plain["id"], horizon if isinstance(horizon, int) and not isinstance(horizon, bool) and horizon > 0 else None
+    horizon = _count(path, f"max_episode_steps of {name}", plain.get("max_episode_steps"))
+    if horizon is not None and not 1 <= horizon <= _LONGEST:
+        raise DataError(f"{path}: {name} ends episodes after {horizon} steps; expected a number from 1 to {_LONGEST:,}")
+    return plain["id"], horizon
 
 
 def _space(path: Path, name: str, said: Any) -> Mapping[str, Any]:
@@ -187,8 +192,10 @@ def _box(path: Path, place: str, space: Mapping[str, Any]) -> Leaf:
     if not isinstance(shape, list) or not whole or math.prod(shape) > _MOST_VALUES:
         raise DataError(f"{path}: the Box space of {place} has the shape {str(shape)[:80]}")
     try:
-        low, high = (np.asarray(space[name], dtype=np.float64).reshape(-1) for name in ("low", "high"))
-        low, high = (np.broadcast_to(bound, math.prod(shape)) for bound in (low, high))
+        said = [np.asarray(space[name], dtype=np.float64) for name in ("low", "high")]
+        low, high = (np.broadcast_to(b, shape).ravel() if b.ndim == 0 else b.reshape(math.prod(shape)) for b in said)
+        if not (low <= high).all():  # nor is it where a bound is no number
+            raise ValueError("a bound is no number, or a lower one above its upper one")
     except (KeyError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: the Box space of {place} has bounds that do not fit its shape {shape}") from error
     return Leaf(path=place, size=math.prod(shape), low=tuple(low.tolist()), high=tuple(high.tolist()))

@@ -2,7 +2,7 @@
 
 import math
 
-from safehold.core.errors import ModelError
+from safehold.core.errors import DataError, ModelError
 from safehold.learn.learner import State
 
 DECAYS, SMALLEST = (0.9, 0.999), 1e-8
@@ -17,7 +17,7 @@ class Temperature:
     """
 
     def __init__(self, initial: float, learning_rate: float) -> None:
-        self._theta = math.log(math.expm1(initial))
+        self._theta = initial + math.log(-math.expm1(-initial))  # softplus's inverse, for large values too
         self._rate = learning_rate
         self._mean = self._square = 0.0
         self._updates = 0
@@ -53,7 +53,16 @@ class Temperature:
         return State(meta=meta)
 
     def restore(self, state: State) -> None:
-        """Goes back to a saved state."""
-        theta, mean, square = (float(state.meta[name]) for name in ("theta", "mean", "square"))
-        self._updates = int(state.meta["updates"])
-        self._theta, self._mean, self._square = theta, mean, square
+        """Goes back to a saved state.
+
+        Raises:
+            DataError: if a number is missing, or none.
+        """
+        try:
+            theta, mean, square = (float(state.meta[name]) for name in ("theta", "mean", "square"))
+            updates = int(state.meta["updates"])
+            if not (math.isfinite(theta) and math.isfinite(mean) and 0.0 <= square < math.inf and updates >= 0):
+                raise ValueError(f"theta {theta}, moments {mean} and {square} after {updates} updates")
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"this is no state of a temperature: {error!r}; begin anew") from error
+        self._theta, self._mean, self._square, self._updates = theta, mean, square, updates

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from safehold.nn.mlp import linear_layers, mlp
 
@@ -35,16 +36,19 @@ class Ensemble(nn.Module):
             hidden = torch.baddbmm(bias, self._activation(hidden) if place else hidden, weight)
         return hidden[..., 0].T
 
-    def least(self, inputs: Float[Tensor, "B f"], members: int) -> Float[Tensor, "B s"]:
+    def least(self, inputs: Float[Tensor, "B f"], members: int, *, learn: bool = True) -> Float[Tensor, "B s"]:
         """The smallest of `members` columns for each of s signals; column m s + k is member m for signal k.
 
+        Without `learn` there are gradients of the inputs alone: for who only asks the networks, to improve by it.
         Only one member a row has a gradient, so backwards only that one's row is gone through: a member a half of the
         work of all where there are two, a quarter where there are four.
         """
         if self._activation is not torch.relu_ or not torch.is_grad_enabled():
             said: Tensor = self(inputs)
-            return said.view(len(inputs), members, -1).amin(dim=1)
-        found: Tensor = _Least.apply(inputs, members, *self.weights, *self.biases)  # type: ignore[no-untyped-call]
+            return said.view(len(inputs), members, said.shape[1] // members).amin(dim=1)
+        parameters = [*self.weights, *self.biases]
+        used = parameters if learn else [parameter.detach() for parameter in parameters]
+        found: Tensor = _Least.apply(inputs, members, *used)  # type: ignore[no-untyped-call]
         return found
 
 
@@ -60,12 +64,13 @@ class _Least(torch.autograd.Function):
             hidden = torch.relu_(hidden) if place else hidden
             seen.append(hidden)
             hidden = torch.baddbmm(parameters[layers + place], hidden, parameters[place])
-        values, which = hidden[..., 0].view(members, -1, len(inputs)).min(dim=0)
+        values, which = hidden[..., 0].view(members, len(hidden) // members, len(inputs)).min(dim=0)
         ctx.save_for_backward(which, *seen, *parameters[:layers])
         ctx.layers = layers
         return values.T
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """Of inputs, of nothing, of every weight and bias; what nobody asked for is None."""
         which, *saved = ctx.saved_tensors
@@ -122,6 +127,8 @@ class Critics(nn.Module):
         said: Tensor = self.ensemble(torch.cat([observations, actions], dim=-1))
         return said.view(-1, *self._shape)
 
-    def least(self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"]) -> Float[Tensor, "B s"]:
-        """The smallest member's word for every signal."""
-        return self.ensemble.least(torch.cat([observations, actions], dim=-1), self._shape[0])
+    def least(
+        self, observations: Float[Tensor, "B o"], actions: Float[Tensor, "B a"], *, learn: bool = True
+    ) -> Float[Tensor, "B s"]:
+        """The smallest member's word for every signal; without `learn` a gradient of the actions alone."""
+        return self.ensemble.least(torch.cat([observations, actions], dim=-1), self._shape[0], learn=learn)

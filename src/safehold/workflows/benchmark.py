@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,12 +37,15 @@ from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.offline.actor_critic import LimitedConfig
 from safehold.learn.offline.lspc import LSPCFamily
 from safehold.workflows.collect import collect
-from safehold.workflows.evaluate import Evaluation, evaluate
+from safehold.workflows.evaluate import Evaluation, evaluate, require_task
 from safehold.workflows.files import write_text
-from safehold.workflows.train import METHODS, OfflineConfig, load, preset, train, training_threads
+from safehold.workflows.train import METHODS, OfflineConfig, preset, train_once, training_threads
 
 Backend = Literal["loky", "ray"]
 """Where runs go: processes of this machine, or a Ray cluster."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+"""Names of methods, which name directories."""
 
 RESULT = "result.json"
 """What one run leaves: configuration, digests, and the returns of every episode."""
@@ -100,9 +104,9 @@ class BenchmarkConfig(Config):
     """Environments (`safehold envs list`)."""
     methods: dict[str, Method] = Field(min_length=1)
     """Contestants, by the name they have in the table."""
-    limits: tuple[NonNegativeFloat, ...] = (20.0, 40.0, 80.0)
+    limits: tuple[NonNegativeFloat, ...] = Field(default=(20.0, 40.0, 80.0), min_length=1)
     """Cost limits; a dial is asked for (best logged reward at or under the limit, limit)."""
-    seeds: tuple[NonNegativeInt, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[NonNegativeInt, ...] = Field(default=(0, 1, 2, 3, 4), min_length=1)
     """Of weights and batches; and of the episodes, which are the same for all methods."""
     episodes: PositiveInt = 20
     """Fresh episodes for every run and limit."""
@@ -110,6 +114,33 @@ class BenchmarkConfig(Config):
     """Of the logs that are collected from the zoo."""
     logs: dict[str, Path] = Field(default_factory=dict)
     """Logs of one's own, by task; the others are collected."""
+
+    @field_validator("tasks", "limits", "seeds")
+    @classmethod
+    def _each_once(cls, said: tuple[Any, ...]) -> tuple[Any, ...]:
+        again = sorted({value for value in said if said.count(value) > 1})
+        if again:
+            raise ValueError(f"{again[0]} is there more than once; what is counted twice is no more evidence")
+        return said
+
+    @field_validator("methods")
+    @classmethod
+    def _names_of_directories(cls, methods: dict[str, Method]) -> dict[str, Method]:
+        for name in methods:
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"{name[:80]!r} is no name of a method: letters, digits and ._+- after the first, 64")
+        return methods
+
+    @model_validator(mode="after")
+    def _places_differ(self) -> "BenchmarkConfig":
+        unknown = sorted(set(self.logs) - set(self.tasks))
+        if unknown:
+            raise ValueError(f"logs: {unknown[0][:80]!r} is none of the tasks {list(self.tasks)}")
+        places = [cell.place for cell in cells(self)]
+        again = next((place for place in places if places.count(place) > 1), None)
+        if again is not None:
+            raise ValueError(f"two runs would lie in {again}; give methods other names, or limits that differ by more")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,11 +288,8 @@ def run_cell(config: BenchmarkConfig, cell: Cell, log: Path, directory: Path) ->
             return
     begin = time.monotonic()
     with training_threads(1):
-        if not (place / "training" / "policy").exists():
-            resume = (place / "training").exists()
-            train(dataset, method.method, settings, place / "training", seed=cell.seed, resume=resume)
+        policy = train_once(dataset, method.method, settings, place / "training", seed=cell.seed)
         trained = time.monotonic()
-        policy = load(place / "training" / "policy")
         found = [(limit, _evaluated(policy, dataset, cell, limit, config.episodes)) for limit in limits]
     reward = dataset.reward_returns
     record = {
@@ -319,13 +347,18 @@ def read_result(path: Path) -> dict[str, Any]:
     """
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
+        low, high = (float(value) for value in record["logged_rewards"])
+        if not -np.inf < low <= high < np.inf:
+            raise ValueError(f"logged rewards from {low} to {high}")
+        for entry in record["limits"]:
+            found, limit = Evaluation.from_json(entry), float(entry["limit"])
+            if not (limit >= 0.0 and len(found.rewards) == record["episodes"]):
+                raise ValueError(f"{len(found.rewards)} episodes at a limit of {limit}")
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; run the benchmark to its end first") from error
-    except ValueError as error:
-        raise IntegrityError(f"{path} is no result: {error}; delete it to run it again") from error
-    if not isinstance(record, dict) or not isinstance(record.get("limits"), list):
-        raise IntegrityError(f"{path} is no result; delete it to run it again")
-    return record
+    except (OSError, RecursionError, ValueError, KeyError, TypeError, DataError) as error:
+        raise IntegrityError(f"{path} is no result: {error!r}; delete it to run it again") from error
+    return dict(record)
 
 
 def table(found: Sequence[Score], over_tasks: Sequence[Overall] = ()) -> str:
@@ -350,6 +383,7 @@ def table(found: Sequence[Score], over_tasks: Sequence[Overall] = ()) -> str:
 def _log(config: BenchmarkConfig, task: str, directory: Path, workers: int) -> Path:
     """The log of a task: one's own, or collected once."""
     if task in config.logs:
+        require_task(read_any(config.logs[task]), task)
         return config.logs[task]
     path = directory / "logs" / f"{task.replace('/', '-')}-{config.log_seed}.hdf5"
     if not path.exists():

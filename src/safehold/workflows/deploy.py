@@ -401,8 +401,7 @@ def verify_seed(
     policy = policy if guard is None else guard.around(policy, target, declaration, cost_names)
     verified, ran = bool(deployment.state.established[index]), 0
     while not verified and ran < episodes:
-        told = deployment.state.seed_capitals.get(index, {})
-        first = max((capital.n for capital in told.values()), default=0)
+        first = raw_episodes(deployment, target)
         seeds = streams.episode_seeds(f"seed/{index}", first, min(SEED_BATCH, episodes - ran))
         rolled = rollout(env_id, policy, seeds, rng_seed=streams.integer("deployment/policy"), workers=workers)
         measurement = Measurement.of(rolled, folds(limits), cost_names)
@@ -413,6 +412,12 @@ def verify_seed(
             capitals = deployment.state.seed_capitals[index]
             on_batch(ran, min(capital.peak for capital in capitals.values()))
     return verified
+
+
+def raw_episodes(deployment: Deployment, target: Target) -> int:
+    """Raw episodes that a seed target has been verified by so far."""
+    told = deployment.state.seed_capitals.get(deployment.state.declaration.space.index(target), {})
+    return max((capital.n for capital in told.values()), default=0)
 
 
 def folds(limits: Sequence[Limit]) -> list[Constraint]:

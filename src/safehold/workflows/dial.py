@@ -11,7 +11,7 @@ from safehold.core.policy import PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
 from safehold.workflows.deploy import DeployConfig
-from safehold.workflows.evaluate import Evaluation, dial_quality, evaluate
+from safehold.workflows.evaluate import Evaluation, dial_quality, evaluate, require_task
 from safehold.workflows.road import dial_targets
 
 FEWEST_TARGETS = 5
@@ -69,9 +69,11 @@ def try_dial(
 
     Raises:
         UsageError: if the log supports no target, or the task has several costs.
+        DataError: if the log is of a task of another shape.
         NoSeed: if the log holds no seed target either; then no deployment could begin.
     """
     names = dataset.spec.cost_names
+    require_task(dataset, env_id)
     if len(names) != 1:
         raise UsageError(f"a dial is tried over one cost, the log has {names}; keep one")
     targets = dial_targets(dataset, config)

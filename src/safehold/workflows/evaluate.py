@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from safehold.core.episode import Episode
-from safehold.core.errors import DataError
+from safehold.core.errors import DataError, UsageError
 from safehold.core.policy import Policy
 from safehold.core.seeding import Streams
 from safehold.core.target import Target
+from safehold.data.dataset import OfflineDataset
 from safehold.envs import registry
 from safehold.rollout.episodes import Job, rollouts
 
@@ -46,7 +47,7 @@ class Evaluation:
     def from_json(values: dict[str, Any]) -> "Evaluation":
         """The inverse of `to_json`; refuses values that are not there."""
         try:
-            return Evaluation(
+            found = Evaluation(
                 label=values["label"],
                 target=None if values["target"] is None else tuple(values["target"]),
                 stream=values["stream"],
@@ -54,8 +55,27 @@ class Evaluation:
                 rewards=np.array(values["rewards"], dtype=np.float64),
                 costs=np.array(values["costs"], dtype=np.float64),
             )
+            returns = np.stack([found.rewards, found.costs])
+            if returns.ndim != 2 or not returns.size or not np.isfinite(returns).all():
+                raise ValueError(f"returns of shape {returns.shape}, finite: {bool(np.isfinite(returns).all())}")
+            return found
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"an evaluation record is broken: {error!r}; delete the file to evaluate again") from error
+
+
+def require_task(dataset: OfflineDataset, env_id: str) -> None:
+    """Refuses a log whose policies could not act in an environment; names may differ.
+
+    Raises:
+        DataError: if sizes, bounds, horizon or costs differ.
+    """
+    wanted = registry.spec(env_id)
+    name = dataset.spec.difference(wanted)
+    if name is not None:
+        raise DataError(
+            f"the log is of {dataset.spec.env_id!r} with {name} {getattr(dataset.spec, name)}; {env_id!r} has "
+            f"{getattr(wanted, name)}. Name the task that it was logged in"
+        )
 
 
 def evaluate(
@@ -75,8 +95,14 @@ def evaluate(
 
     The seeds are numbers `first`, `first + 1`, ... of `stream`, policy by policy. A policy stands with the target it
     aims at, None if it has no dial.
+
+    Raises:
+        UsageError: if the task has no such cost, or there is none of that name.
     """
-    column = registry.spec(env_id).cost_names.index(cost_name)
+    names = registry.spec(env_id).cost_names
+    if cost_name not in names:
+        raise UsageError(f"{env_id} has the costs {list(names)}, none is named {cost_name!r}; name one of them")
+    column = names.index(cost_name)
     starts = [first + place * episodes for place in range(len(policies))]
     jobs = [
         Job(policy, streams.episode_seeds(stream, start, episodes))

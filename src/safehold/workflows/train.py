@@ -117,6 +117,29 @@ def train(
     return Trained(run.run.updates, directory / "policy", digest)
 
 
+def train_once(
+    dataset: OfflineDataset,
+    method: str,
+    config: OfflineConfig,
+    directory: Path,
+    *,
+    seed: int,
+) -> Policy | PolicyFamily:
+    """The policy of the training in a directory: begun, gone on with, or, if it is finished, read.
+
+    Raises:
+        UsageError: if the method is unknown, or the configuration of another method.
+        DataError: if what lies there was made from another dataset, configuration or seed.
+        IntegrityError: if bytes of it changed.
+    """
+    place = directory / "policy"
+    if not place.exists():
+        train(dataset, method, config, directory, seed=seed, resume=directory.exists())
+    own = {"method": method, "config": config.to_json(), "seed": seed, "dataset": dataset.digest}
+    _require_provenance(place, load_checkpoint(place).meta, own)
+    return load(place)
+
+
 @contextmanager
 def training_threads(count: int) -> Iterator[None]:
     """PyTorch on this many threads, and on as many as before afterwards."""
@@ -167,16 +190,25 @@ class _ProvenRun:
         saved = load_checkpoint(directory)
         if saved.kind != TRAINING:
             raise DataError(f"{directory} holds a {saved.kind!r}, not a training to go on with")
-        theirs = saved.meta.get("provenance")
-        if not isinstance(theirs, Mapping):
-            raise DataError(f"{directory}: the checkpoint does not say what it was trained on")
-        for name, own in self.provenance.items():
-            if theirs.get(name) != own:
-                raise DataError(
-                    f"{directory}: trained with {name} {theirs.get(name)!r}, this run has {own!r}; resume with what it "
-                    "was started with, or start anew in another directory"
-                )
+        _require_provenance(directory, saved.meta, self.provenance)
         self.run.restore(State(saved.tensors, saved.meta))
+
+
+def _require_provenance(directory: Path, meta: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint that does not say that it comes from just this.
+
+    Raises:
+        DataError: if it says nothing, or something else.
+    """
+    theirs = meta.get("provenance")
+    if not isinstance(theirs, Mapping):
+        raise DataError(f"{directory}: the checkpoint does not say what it was trained on")
+    for name, own in wanted.items():
+        if theirs.get(name) != own:
+            raise DataError(
+                f"{directory}: trained with {name} {theirs.get(name)!r}, this run has {own!r}; resume with what it "
+                "was started with, or start anew in another directory"
+            )
 
 
 def newest_checkpoint(directory: Path) -> Path | None:

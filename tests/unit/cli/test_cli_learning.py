@@ -400,7 +400,7 @@ def test_a_dial_is_tried_over_what_its_log_supports(safehold, log, policies):
     assert found["dial"]["warnings"]  # ten updates make no dial
     said = safehold(*words, "--limit", 5)
     assert "Careful: " in said.out
-    for wrong in ((), ("--limit", 5, "--target", 1, 1), ("--limit", 5, "--out", "x.json")):
+    for wrong in ((), ("--limit", 0), ("--limit", 5, "--target", 1, 1), ("--limit", 5, "--out", "x.json")):
         assert safehold(*words, *wrong).code == 2
     other = safehold("evaluate", policies / "bc" / "policy", "--task", TASK, "--dial", log, "--limit", 5)
     assert "no dial" in other.err

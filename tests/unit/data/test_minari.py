@@ -119,6 +119,9 @@ def test_the_environment_that_is_named_is_neither_imported_nor_made(tmp_path: Pa
         ({"env_spec": {**ENVIRONMENT, "entry_point": ["a"]}}, "as an entry point, which is none"),
         ({"env_spec": {**ENVIRONMENT, "id": "x; rm -rf /"}}, "which is no name of an environment"),
         ({"env_spec": {**ENVIRONMENT, "additional_wrappers": "x"}}, "additional_wrappers that are no list"),
+        ({"env_spec": {**ENVIRONMENT, "max_episode_steps": 0}}, "ends episodes after 0 steps"),
+        ({"env_spec": {**ENVIRONMENT, "max_episode_steps": 10**12}}, "expected a number from 1 to"),
+        ({"env_spec": {**ENVIRONMENT, "max_episode_steps": "x"}}, "expected a whole number"),
         ({"env_spec": {"entry_point": "os:system"}}, "no description of an environment"),
         ({"env_spec": [1]}, "no description of an environment|must be a JSON object"),
         ({"env_spec": "{"}, "env_spec is not JSON"),
@@ -133,6 +136,8 @@ def test_the_environment_that_is_named_is_neither_imported_nor_made(tmp_path: Pa
         ({"observation_space": {**BOX, "shape": [10**4] * 9}}, "has the shape"),
         ({"observation_space": {**BOX, "low": [1, 2]}}, "bounds that do not fit its shape"),
         ({"observation_space": {**BOX, "low": "x"}}, "bounds that do not fit its shape"),
+        ({"action_space": {**ACTION, "low": [-1.0]}}, "bounds that do not fit its shape"),
+        ({"action_space": {**ACTION, "low": [float("nan"), -1.0]}}, "bounds that do not fit its shape"),
         ({"action_space": {"type": "MultiDiscrete", "nvec": [2]}}, "are of the space 'MultiDiscrete'"),
         ({"action_space": {"type": "Dict", "subspaces": {"a": ACTION}}}, "one Box or Discrete is read"),
         ({"action_space": {"type": "Discrete", "n": -1}}, "has n=-1"),
@@ -278,6 +283,10 @@ def test_oddities_are_said(tmp_path: Path) -> None:
     last = np.array([False, False, True])
     assert codes("both", changed(terminations=last, truncations=last)) == {"ends-twice"}
     assert codes("none", changed(terminations=last & False, truncations=last & False)) == {"unfinished"}
+    short = {"env_spec": {**ENVIRONMENT, "max_episode_steps": 2}}
+    outlasted = read_with_findings(save(tmp_path / "long", changed(), metadata_of(changed(), **short)), columns=COSTS)
+    assert "horizon-outlasted" in {f.code for f in outlasted.findings}
+    assert outlasted.dataset.spec.horizon == 4
     assert codes("reset", changed(infos__speed=np.array([5.0, 0, 0, 0]))) == {"cost-at-reset"}
     place = save(tmp_path / "more", arrays_of(dataset_of([3])))
     with h5py.File(place / "data" / "main_data.hdf5", "r+") as file:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from safehold.core.errors import ModelError
+from safehold.core.errors import DataError, ModelError
+from safehold.learn.learner import State
 from safehold.learn.temperature import Temperature
 
 
@@ -37,3 +38,14 @@ def test_goes_on_from_a_saved_state():
 def test_refuses_what_is_no_number():
     with pytest.raises(ModelError, match="update 1: the entropy misses its target by nan"):
         Temperature(1.0, 0.1).answer(float("nan"))
+
+
+def test_starts_anywhere_and_refuses_a_state_that_is_none():
+    for initial in (1e-6, 0.5, 40.0, 1e4):
+        assert Temperature(initial, 0.1).value == pytest.approx(initial, rel=1e-6)
+    whole = dict(Temperature(1.0, 0.1).state().meta)
+    for broken in ({}, {**whole, "theta": float("nan")}, {**whole, "square": -1.0}, {**whole, "mean": None}):
+        mine = Temperature(1.0, 0.1)
+        with pytest.raises(DataError, match="no state of a temperature"):
+            mine.restore(State(meta=broken))
+        assert mine.value == pytest.approx(1.0)

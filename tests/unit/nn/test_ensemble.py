@@ -49,3 +49,7 @@ def test_the_least_of_members_is_autograds(asked):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-4)
     with torch.no_grad():
         assert torch.equal(ensemble.least(inputs, 3), plain)
+    if asked != "weights":
+        (alone,) = torch.autograd.grad((weights * ensemble.least(inputs, 3, learn=False).square()).sum(), [inputs])
+        torch.testing.assert_close(alone, found[-1])
+    assert ensemble.least(inputs[:0], 3).shape == (0, 2)

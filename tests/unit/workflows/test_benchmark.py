@@ -150,7 +150,7 @@ def test_methods_meet_the_same_episodes(log, whole, monkeypatch, tmp_path):
 def test_nothing_is_run_twice_and_what_is_missing_is_run(log, whole, monkeypatch, tmp_path):
     directory, found = whole
     before = {path: path.read_bytes() for path in directory.rglob(RESULT)}
-    monkeypatch.setattr(benchmark, "train", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr("safehold.workflows.train.train", lambda *_, **__: pytest.fail("trained again"))
     assert run_benchmark(config(log), directory) == found
     lost = directory / "toy-Dial" / "bc-all" / "seed-1" / RESULT
     lost.unlink()
@@ -165,6 +165,24 @@ def test_results_of_another_benchmark_are_never_mixed_in(log, whole):
     for changed in ({"episodes": 4}, {"methods": {"cdt": {"method": "cdt"}}}):
         with pytest.raises(UsageError, match="another benchmark"):
             run_benchmark(config(log, **changed), directory)
+
+
+def test_a_policy_of_another_benchmark_is_not_evaluated_as_this_ones(log, tmp_path):
+    """As after a run that was killed between its training and its result."""
+    methods = {"bc-all": {"method": "bc", "settings": TINY["bc"]}}
+    run_benchmark(config(log, methods=methods, seeds=[0]), tmp_path)
+    (tmp_path / "toy-Dial" / "bc-all" / "seed-0" / RESULT).unlink()
+    other = {"bc-all": {"method": "bc", "settings": {**TINY["bc"], "steps": 7}}}
+    with pytest.raises(DataError, match="trained with config"):
+        run_benchmark(config(log, methods=other, seeds=[0]), tmp_path)
+
+
+def test_a_log_of_another_task_is_refused_before_anything_is_trained(log, tmp_path):
+    methods = {"bc-all": {"method": "bc", "settings": TINY["bc"]}}
+    said = {"methods": methods, "tasks": ["toy/Corridor"], "logs": {"toy/Corridor": str(log)}}
+    with pytest.raises(DataError, match="the log is of 'toy/Dial' with"):
+        run_benchmark(config(log, **said), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_number_of_workers_changes_nothing(log, whole, tmp_path):
@@ -213,7 +231,12 @@ def test_a_broken_result_is_named(log, whole, tmp_path):
     methods = {"bc-all": {"method": "bc", "settings": TINY["bc"]}}
     run_benchmark(config(log, methods=methods, seeds=[0]), tmp_path)
     place = tmp_path / "toy-Dial" / "bc-all" / "seed-0" / RESULT
-    for content in ("{", "[]", "{}"):
+    whole = json.loads(place.read_text())
+    (entry, *_) = whole["limits"]
+    entries = (1, {**entry, "limit": None}, {**entry, "costs": [[1.0, 2.0, 3.0]]}, {**entry, "rewards": [1.0]})
+    broken = [{**whole, "limits": [one]} for one in (*entries, {**entry, "costs": [1.0, 2.0, float("nan")]})]
+    broken += [{**whole, "logged_rewards": value} for value in ("ab", [0.0], [float("nan"), 1.0], None)]
+    for content in ("{", "[]", "{}", "[" * 100_000, *(json.dumps(one) for one in broken)):
         place.write_text(content)
         with pytest.raises(IntegrityError, match="no result"):
             run_benchmark(config(log, methods=methods, seeds=[0]), tmp_path)
@@ -226,6 +249,14 @@ def test_a_broken_result_is_named(log, whole, tmp_path):
         ({"methods": {"x": {"method": "sac"}}}, "sac"),
         ({"limits": [-1.0]}, "limits"),
         ({"tasks": []}, "tasks"),
+        ({"seeds": []}, "seeds"),
+        ({"limits": []}, "limits"),
+        ({"seeds": [0, 1, 0]}, "0 is there more than once"),
+        ({"limits": [10.0, 10.00000001]}, "two runs would lie in"),
+        ({"methods": {"../../elsewhere": {"method": "bc"}}}, "no name of a method"),
+        ({"methods": {"": {"method": "bc"}}}, "no name of a method"),
+        ({"methods": {"a-10": {"method": "bc"}, "a": {"method": "bc", "safe": True}}}, "two runs would lie in"),
+        ({"logs": {"toy/Dail": "log.hdf5"}}, "none of the tasks"),
     ],
 )
 def test_what_makes_no_sense_is_refused_at_once(log, changed, why):

@@ -162,7 +162,7 @@ class BCQLagLearner(ActorCriticLearner[BCQLagConfig, BCQLagPolicy]):
         followed = self._followed(batch.next_observations)
         wanted = backed_up(batch, followed, config.discount)
         critics = self._critics.descend(critic_loss(network.critics(batch.observations, batch.actions), wanted))
-        values = network.critics.least(batch.observations, self._acts(batch.observations))
+        values = network.critics.least(batch.observations, self._acts(batch.observations), learn=False)
         multipliers = self._multipliers.update((followed if config.choice == "best" else values)[:, 1:])
         actor = self._actor.descend(-lagrangian(values, self._multipliers.thresholds, multipliers).mean())
         self._slow_critics.follow()

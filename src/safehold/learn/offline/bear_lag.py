@@ -109,7 +109,7 @@ class BEARLagLearner(ActorCriticLearner[BEARLagConfig, BEARLagPolicy]):
         critics = self._critics.descend(critic_loss(said, wanted))
         ours, theirs = self._matched(batch.observations)
         discrepancy = maximum_mean_discrepancy(theirs, ours, config.kernel_width)
-        values = self._critics.network.least(batch.observations, torch.tanh(ours[:, 0]))
+        values = self._critics.network.least(batch.observations, torch.tanh(ours[:, 0]), learn=False)
         multipliers = self._multipliers.update((followed if config.choice == "best" else values)[:, 1:])
         gain = lagrangian(values, self._multipliers.thresholds, multipliers).mean()
         excess = discrepancy.mean() - config.discrepancy

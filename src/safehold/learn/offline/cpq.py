@@ -125,7 +125,7 @@ class CPQLearner(ActorCriticLearner[CPQConfig, CPQPolicy]):
         critics = self._critics.descend(penalised_critic_loss(said, wanted, unknown, wished, self._alpha.values))
         self._alpha.rise(wished - unknown.detach())
         actions, _ = self._actor.network(batch.observations).sample_with_log_density(self._generator)
-        values = self._critics.network.least(batch.observations, actions)
+        values = self._critics.network.least(batch.observations, actions, learn=False)
         safe = within(values[:, 1:], self._thresholds)
         actor = self._actor.descend(-penalised_gain(values, safe, config.unsafe_action).mean())
         self._slow_critics.follow()
