@@ -28,7 +28,7 @@ from safehold.learn.parts import Kept, Part, SlowCopy
 from safehold.learn.transitions import Transitions
 from safehold.nn.ensemble import Critics
 from safehold.nn.randomness import drawn_generator
-from safehold.nn.tensors import in_parts
+from safehold.nn.tensors import AT_A_TIME, in_parts
 
 KIND = "bear-lag"
 
@@ -128,7 +128,7 @@ class BEARLagLearner(ActorCriticLearner[BEARLagConfig, BEARLagPolicy]):
 
     def _followed(self, observations: Float[Tensor, "B o"]) -> Float[Tensor, "B s"]:
         """What the slow copies say of the candidates that count at observations."""
-        candidates = in_parts(self._promised, observations, size=128 // self._config.candidates + 1)
+        candidates = in_parts(self._promised, observations, size=AT_A_TIME // self._config.candidates + 1)
         if self._config.choice == "largest":
             return candidates.amax(dim=1)
         return best(candidates, self._multipliers.values)
