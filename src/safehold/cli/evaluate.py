@@ -147,13 +147,18 @@ def _dial(arguments: EvaluateArguments, log: Path, output: Output) -> int:
         ],
     )
     facts = [
-        ("rank correlation of the cost", report.rank_cost),
-        ("rank correlation of the reward", report.rank_reward),
-        ("slope of the cost", report.slope),
-        ("dial error near the limit", report.dial_error),
-        ("scatter of single episodes there", report.episode_sd),
+        ("rank correlation of the cost", report.rank_cost, report.rank_cost_interval),
+        ("rank correlation of the reward", report.rank_reward, None),
+        ("slope of the cost", report.slope, report.slope_interval),
+        ("spread around that line", report.residual_sd, None),
+        ("dial error near the limit", report.dial_error, None),
+        ("scatter of single episodes there", report.episode_sd, None),
     ]
-    output.table("The dial", ("", "value"), [(name, "-" if v is None else f"{v:.3g}") for name, v in facts])
+    rows = [
+        (name, "-" if v is None else f"{v:.3g}", "" if i is None else f"{i.low:.3g} to {i.high:.3g}")
+        for name, v, i in facts
+    ]
+    output.table("The dial", ("", "value", "95 % interval"), rows)
     for warning in report.warnings:
         output.say(f"Careful: {warning}.")
     if not report.warnings:

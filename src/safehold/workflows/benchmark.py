@@ -36,6 +36,7 @@ from safehold.data.layouts import read_any
 from safehold.learn.checkpoint import load_checkpoint
 from safehold.learn.offline.actor_critic import LimitedConfig
 from safehold.learn.offline.lspc import LSPCFamily
+from safehold.report.words import over_limit
 from safehold.workflows.collect import collect
 from safehold.workflows.evaluate import Evaluation, evaluate, require_task
 from safehold.workflows.files import write_text
@@ -165,7 +166,7 @@ class Score:
 
     `reward` is normalised by the extremes of the logged returns, `cost` by the limit (for a limit of 0, both plus 1),
     as in DSRL; `raw_reward` and `raw_cost` are in the task's units. `unsafe`: the share of seeds whose mean cost is
-    above the limit.
+    above the limit; `violations`: that of single episodes of all seeds, both with exact intervals.
     """
 
     task: str
@@ -176,6 +177,7 @@ class Score:
     raw_reward: Interval
     raw_cost: Interval
     unsafe: Interval
+    violations: Interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -364,14 +366,16 @@ def read_result(path: Path) -> dict[str, Any]:
 def table(found: Sequence[Score], over_tasks: Sequence[Overall] = ()) -> str:
     """The scores as Markdown, then those over all tasks."""
     lines = [
-        "| task | limit | method | normalised reward | normalised cost | reward | cost | seeds above the limit |",
-        "|---|---|---|---|---|---|---|---|",
+        "| task | limit | method | normalised reward | normalised cost | reward | cost | seeds above the limit "
+        "| episodes above it |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for one in found:
         share = f"{round(one.unsafe.estimate * one.unsafe.n)} of {one.unsafe.n}"
         lines.append(
             f"| {one.task} | {one.limit:g} | {one.method} | {one.reward} | {one.cost} | {one.raw_reward} "
-            f"| {one.raw_cost} | {share} [{one.unsafe.low:.2f}, {one.unsafe.high:.2f}] |"
+            f"| {one.raw_cost} | {share} [{one.unsafe.low:.2f}, {one.unsafe.high:.2f}] "
+            f"| {one.violations.estimate:.2f} [{one.violations.low:.2f}, {one.violations.high:.2f}] |"
         )
     if over_tasks:
         lines += ["", "Over all tasks, interquartile means of the runs:", ""]
@@ -470,4 +474,7 @@ def _score(task: str, method: str, limit: float, runs: Sequence[_Run]) -> Score:
         raw_reward=interval([run.rewards for run in runs]),
         raw_cost=interval(costs),
         unsafe=proportion_interval(sum(not values.mean() <= limit for values in costs), len(runs)),
+        violations=proportion_interval(
+            sum(over_limit(values, limit) for values in costs), sum(len(values) for values in costs)
+        ),
     )

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 
 from safehold.core.episode import Episode
 from safehold.core.errors import UsageError
+from safehold.core.intervals import Interval
 from safehold.core.policy import PolicyFamily
 from safehold.core.seeding import Streams
 from safehold.data.dataset import OfflineDataset
@@ -23,6 +25,9 @@ WEAK_COST, WEAK_REWARD = 0.8, 0.5
 SURELY = 2.0
 """Standard errors by which a mean cost must fall for its fall to count."""
 
+DRAWS = 400
+"""Of the bootstrap."""
+
 MANY_FALLS = 0.1
 """Share of neighbouring targets whose cost falls where more is asked, from which that is remarked on."""
 
@@ -32,18 +37,23 @@ class DialReport:
     """What asked and obtained returns say about a dial, in environment units.
 
     Over all targets: `rank_cost` and `rank_reward` (Spearman; None where there is none), `slope` of obtained against
-    asked cost (least squares, with an intercept), `falls` of `pairs` neighbouring target costs at one target reward
-    where the obtained cost surely falls. Over targets of the deployment's dial, `near` of them: `dial_error`, the root
-    mean square of obtained mean less asked cost, less what sampling explains; `episode_sd`, of an episode's cost around
-    its target's mean. `warnings`: what speaks against tuning this dial as it would be declared.
+    asked cost (least squares, with an intercept) and `residual_sd`, the spread of obtained means around that line, with
+    95 % intervals of rank and slope by bootstrap over each target's episodes; `falls` of `pairs` neighbouring
+    target costs at one target reward where the obtained cost surely falls. Over targets of the deployment's dial,
+    `near` of them: `dial_error`, the root mean square of obtained mean less asked cost, less what sampling
+    explains; `episode_sd`, of an episode's cost around its target's mean. `warnings`: what speaks against tuning
+    this dial as it would be declared.
     """
 
     targets: int
     near: int
     episodes: int
     rank_cost: float | None
+    rank_cost_interval: Interval | None
     rank_reward: float | None
     slope: float | None
+    slope_interval: Interval | None
+    residual_sd: float | None
     falls: int
     pairs: int
     dial_error: float | None
@@ -117,13 +127,18 @@ def judge_dial(found: Sequence[Evaluation], config: DeployConfig) -> DialReport:
         # the square of what is measured overstates the error by the variance of a mean
         square = float(np.mean((means[near] - asked[near, 1]) ** 2 - errors[near]))
         dial_error, episode_sd = float(np.sqrt(max(square, 0.0))), float(np.sqrt(variances[near].mean()))
+    line = _line(asked[:, 1], means) if np.ptp(asked[:, 1] if len(asked) else [0.0]) > 0 else None
+    slope = None if line is None else line[0]
     report = DialReport(
         targets=len(found),
         near=int(near.sum()),
         episodes=min((len(evaluation.costs) for evaluation in found), default=0),
         rank_cost=quality.cost,
+        rank_cost_interval=_interval(found, quality.cost, ranks=True),
         rank_reward=quality.reward,
-        slope=float(np.polyfit(asked[:, 1], means, 1)[0]) if np.ptp(asked[:, 1] if len(asked) else [0.0]) > 0 else None,
+        slope=slope,
+        slope_interval=_interval(found, slope, ranks=False),
+        residual_sd=None if line is None else line[1],
         falls=falls,
         pairs=pairs,
         dial_error=dial_error,
@@ -131,6 +146,37 @@ def judge_dial(found: Sequence[Evaluation], config: DeployConfig) -> DialReport:
         warnings=(),
     )
     return _warned(report, config)
+
+
+def _line(asked: Float[np.ndarray, "m"], obtained: Float[np.ndarray, "m"]) -> tuple[float, float]:
+    """Slope of the least squares line, and the standard deviation of what is obtained around it."""
+    slope, intercept = np.polyfit(asked, obtained, 1)
+    apart = obtained - slope * asked - intercept
+    return float(slope), float(np.sqrt(np.square(apart).sum() / max(len(asked) - 2, 1)))
+
+
+def _interval(found: Sequence[Evaluation], said: float | None, *, ranks: bool) -> Interval | None:
+    """Of the slope, or of the rank correlation, with every target's episodes drawn anew; None of single episodes.
+
+    What is drawn anew scatters more than what was measured, so that it may all lie to one side; the interval then
+    begins or ends with what was measured.
+    """
+    if said is None or min(len(one.costs) for one in found) < 2:
+        return None
+    # scipy is heavy to import and only its ranks are needed here
+    from scipy.stats import rankdata
+
+    rng, asked = Streams(0)["bootstrap"], np.array([one.target[1] for one in found if one.target is not None])
+    drawn = [one.costs[rng.integers(len(one.costs), size=(DRAWS, len(one.costs)))].mean(axis=1) for one in found]
+    means = np.stack(drawn, axis=1)
+    if ranks:
+        asked, means = rankdata(asked), rankdata(means, axis=1)
+    apart = asked - asked.mean()
+    values = (means @ apart) / (apart @ apart)
+    if ranks:
+        values = values * apart.std() / np.maximum(means.std(axis=1), 1e-300)
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(estimate=said, low=min(float(low), said), high=max(float(high), said), level=0.95, n=len(found))
 
 
 def _falls(asked: np.ndarray, means: np.ndarray, errors: np.ndarray) -> tuple[int, int]:

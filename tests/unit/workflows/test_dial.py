@@ -41,7 +41,20 @@ def test_an_obedient_dial_is_praised():
     assert (report.targets, report.near, report.episodes, report.pairs) == (15, 12, 40, 12)
     assert report.slope == pytest.approx(0.9, abs=0.05)
     assert report.rank_cost > 0.9
+    assert 0.85 < report.rank_cost_interval.low <= report.rank_cost <= report.rank_cost_interval.high <= 1.0
     assert report.falls == 0
+
+
+def test_the_slopes_interval_covers_it_and_the_spread_around_the_line_is_what_it_is():
+    hits = 0
+    for seed in range(60):
+        report = judge_dial(found(lambda r, g: 0.7 * g + 5.0, scatter=6.0, seed=seed), CONFIG)  # noqa: ARG005
+        hits += report.slope_interval.low <= 0.7 <= report.slope_interval.high
+    assert 0.8 <= hits / 60 <= 1.0
+    bent = judge_dial(found(lambda r, g: g + (4.0 if r == 200.0 else -2.0), scatter=1e-6), CONFIG)
+    assert bent.residual_sd == pytest.approx(np.sqrt((16.0 + 4.0 + 4.0) / 3 * 15 / 13), rel=1e-3)
+    single = judge_dial(found(lambda r, g: g, episodes=1), CONFIG)  # noqa: ARG005
+    assert single.slope_interval is None
 
 
 @pytest.mark.parametrize("scatter", [0.5, 8.0])
