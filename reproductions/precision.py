@@ -130,11 +130,12 @@ def draw(records: Sequence[Mapping[str, Any]]) -> Figure:
     """The curves."""
     with palette.house_style():
         figure, (ax,) = palette.new_figure(5.6, 3.4, columns=1)
-        for precision, colour in zip(PRECISIONS, (palette.DATA, palette.OURS), strict=True):
+        looks = ((palette.FAINT, 5.0), (palette.OURS, 1.2))  # the wide ones beneath: they lie on one another
+        for precision, (colour, width) in zip(PRECISIONS, looks, strict=True):
             for number, record in enumerate(of(records, precision)):
                 updates = BLOCK * (np.arange(len(record["curve"])) + 1)
                 label = precision if number == 0 else None
-                ax.plot(updates, record["curve"], color=colour, linewidth=1.2, alpha=0.8, label=label)
+                ax.plot(updates, record["curve"], color=colour, linewidth=width, label=label)
         ax.set_xlabel("updates")
         ax.set_ylabel("error of the action, half ranges")
         ax.set_yscale("log")
